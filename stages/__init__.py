@@ -1,0 +1,1 @@
+"""Stages: plain callables on Arrow tables that know nothing of Ray, Hydra or MLflow."""

@@ -1,0 +1,98 @@
+"""What the datasets of a corpus look like: Arrow schemas, status codes, and the arithmetic of image ids."""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+SHARD_ROWS = 512
+ROW_BITS = 20
+
+
+class Status(StrEnum):
+    """How an item, a caption or an answer ended. Everything but `ok` comes with an `error` text."""
+
+    OK = "ok"
+    MISSING = "missing"  # the source no longer has the bytes that the plan names
+    EMPTY = "empty"  # zero bytes
+    UNSUPPORTED = "unsupported"  # not an image format that Darkroom reads
+    UNREADABLE = "unreadable"  # an image format, but no decoder accepts the bytes
+    TRUNCATED = "truncated"  # the bytes end before the picture does
+    TOO_LARGE = "too_large"  # more pixels, bytes or memory than allowed
+
+
+def image_id(shard: int, row: int) -> int:
+    """The row address of an item: `shard << 20 | row`, stable for ever."""
+    if not 0 <= row < 1 << ROW_BITS:
+        raise ValueError(f"row {row} does not fit into {ROW_BITS} bits")
+    return shard << ROW_BITS | row
+
+
+def shard_of(item: int) -> int:
+    return item >> ROW_BITS
+
+
+def row_of(item: int) -> int:
+    return item & ((1 << ROW_BITS) - 1)
+
+
+PLAN = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+    ]
+)
+
+_OUTCOME = [pa.field("status", pa.string(), nullable=False), pa.field("error", pa.string())]
+
+# original_* as the file header says; height and width as displayed, after the EXIF orientation.
+ITEMS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("format", pa.string()),
+        pa.field("original_height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        *_OUTCOME,
+    ]
+)
+
+_GENERATED = [
+    pa.field("finish_reason", pa.string()),
+    pa.field("prompt_tokens", pa.int32()),
+    pa.field("completion_tokens", pa.int32()),
+    *_OUTCOME,
+]
+
+CAPTIONS = pa.schema(
+    [pa.field("image_id", pa.int64(), nullable=False), pa.field("caption", pa.string()), *_GENERATED]
+)
+
+ANSWERS = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("question_id", pa.int32(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        *_GENERATED,
+    ]
+)
+
+
+def embeddings(dim: int) -> pa.Schema:
+    """Unit-length float16 vectors; null where the item is not `ok`."""
+    return pa.schema(
+        [
+            pa.field("image_id", pa.int64(), nullable=False),
+            pa.field("embedding", pa.list_(pa.float16(), dim)),
+        ]
+    )
+
+
+# In the stream a stage adds one column: captions as a struct a row, answers as a list of structs a row.
+CAPTION_COLUMN = pa.struct([field for field in CAPTIONS if field.name != "image_id"])
+ANSWERS_COLUMN = pa.list_(pa.struct([field for field in ANSWERS if field.name != "image_id"]))
