@@ -1,0 +1,1 @@
+"""Pipelines: the DAGs of stages, the corpus they fill, and the command line."""

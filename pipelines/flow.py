@@ -1,0 +1,201 @@
+"""Shards through stages: in this process, or on Ray Data. The only module that imports ray."""
+
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.corpus import Corpus
+from pipelines.plan import PlannedShard, read_planned
+from pipelines.stream import Flow, ShardResult, Step, run_stages, write_outputs
+from stages.schemas import shard_of
+
+
+class Backend(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where shards are worked on. `local`: in this process, one shard after the other."""
+
+    backend: Backend = Backend.RAY
+    address: str | None = None  # of a Ray cluster to join; None starts one on this machine
+    cpus: int | None = None  # for decoding, of a cluster started here; None: all cores
+    dashboard: bool = False  # on loopback only
+
+    def __post_init__(self) -> None:
+        if self.cpus is not None and self.cpus < 1:
+            raise ValueError(f"cluster.cpus must be at least 1, got {self.cpus}")
+
+
+def run_flow(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig) -> Iterator[ShardResult]:
+    """Works on the shards and yields each one once its files are written; order is not promised."""
+    match cluster.backend:
+        case Backend.LOCAL:
+            yield from _run_local(flow, shards)
+        case Backend.RAY:
+            yield from _run_ray(flow, shards, cluster)
+
+
+def _run_local(flow: Flow, shards: Sequence[PlannedShard]) -> Iterator[ShardResult]:
+    loaded = [{name: make() for name, make in step.stages.items()} for step in flow.steps]
+    for planned in shards:
+        shard = read_planned(flow.corpus, planned)
+        for step, stages in zip(flow.steps, loaded, strict=True):
+            shard = run_stages(shard, stages, step.drop)
+        yield write_outputs(flow, planned.shard, shard)
+
+
+# On Ray Data: one read task = one shard = one block, from the plan to the files.
+
+
+class _LoadedStep:
+    """The body of an actor: the stages of a step, made once."""
+
+    def __init__(self, step: Step) -> None:
+        self._drop = step.drop
+        self._stages = {name: make() for name, make in step.stages.items()}
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        return run_stages(shard, self._stages, self._drop)
+
+
+def _run_step_once(step: Step, shard: pa.Table) -> pa.Table:
+    return _LoadedStep(step)(shard)
+
+
+def _write_shard(flow: Flow, shard: pa.Table) -> pa.Table:
+    number = shard_of(shard["image_id"][0].as_py())
+    result = write_outputs(flow, number, shard)
+    return pa.table({"result": [json.dumps(asdict(result))]})
+
+
+def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig) -> Iterator[ShardResult]:
+    import ray.data
+
+    connect(cluster, flow.steps)
+    _configure_data(ray.data.DataContext.get_current())
+    stream = ray.data.read_datasource(
+        _shard_source(flow.corpus, shards), override_num_blocks=len(shards), **_TASK
+    )
+    for step in flow.steps:
+        stream = _append(stream, step)
+    written = stream.map_batches(partial(_write_shard, flow), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
+    with _plain_errors():
+        for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for text in batch["result"].to_pylist():
+                yield ShardResult(**json.loads(text))
+
+
+_WHOLE_SHARDS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+# Ray fuses operators that ask for the same. Tasks ask for memory and actors do not, so reading and decoding
+# become one task, and a decoder that crashes never takes a loaded model with it. Half a gigabyte is a shard
+# of photographs: 512 files of 200 kB and as many views of 384 x 512 pixels.
+_TASK: dict[str, Any] = {"num_cpus": 1, "memory": 512 * 1024 * 1024}
+_WRITE_CPUS = 0.25  # compression of a shard's rows is milliseconds beside what made them
+
+
+def _append(stream: Any, step: Step) -> Any:
+    from ray.data import ActorPoolStrategy
+
+    if step.actors is None:
+        return stream.map_batches(partial(_run_step_once, step), **_TASK, **_WHOLE_SHARDS)
+    return stream.map_batches(
+        _LoadedStep,
+        fn_constructor_args=(step,),
+        compute=ActorPoolStrategy(size=step.actors.count),
+        num_cpus=step.actors.cpus,
+        num_gpus=step.actors.gpus,
+        **_WHOLE_SHARDS,
+    )
+
+
+def _shard_source(corpus: Corpus, shards: Sequence[PlannedShard]) -> Any:
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    def read_task(planned: PlannedShard) -> Any:
+        metadata = BlockMetadata(num_rows=planned.rows, size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(lambda: [read_planned(corpus, planned)], metadata)
+
+    class Shards(Datasource):  # type: ignore[misc]  # ray is untyped
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
+            return [read_task(planned) for planned in shards]
+
+    return Shards()
+
+
+def _configure_data(context: Any) -> None:
+    context.target_max_block_size = None  # never cut a shard
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+
+
+def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
+    """Joins the cluster at `address`, or starts one here, unless this process is connected already.
+
+    A cluster started here counts CPUs for the model actors on top of those for decoding: an actor waits
+    for its input most of the time, and with one count for both, one core could run either and never both.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address is not None:
+        options["address"] = cluster.address
+    else:
+        actors = sum(step.actors.count * step.actors.cpus for step in steps if step.actors)
+        options["num_cpus"] = math.ceil((cluster.cpus or os.cpu_count() or 1) + actors + 1)
+        options["include_dashboard"] = cluster.dashboard
+        options["dashboard_host"] = "127.0.0.1"
+    with _stderr_kept_back():
+        ray.init(**options)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _stderr_kept_back() -> Iterator[None]:
+    """Ray's C++ core announces its log level on file descriptor 2; nobody sees it unless something raises."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a stage raised in a worker, as itself rather than inside Ray's wrapping."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else error) from None

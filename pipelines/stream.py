@@ -1,0 +1,124 @@
+"""One shard on its way: steps of stages, the datasets they fill, and what is known when it is done."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.corpus import Corpus
+from stages.base import Stage
+
+StageFactory: TypeAlias = Callable[[], Stage]
+"""Makes a stage where it runs; travels to workers, so it holds configs and paths, never weights."""
+
+_SECONDS = b"darkroom.seconds"
+
+
+@dataclass(frozen=True)
+class Actors:
+    """A pool of processes that keep a loaded model: how many, and what each one reserves."""
+
+    count: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Stages that run one after the other in one process.
+
+    Without `actors` they run as tasks, made anew for each shard: for stages that load nothing.
+    `drop` names the columns that nobody needs after this step.
+    """
+
+    name: str
+    stages: Mapping[str, StageFactory]
+    actors: Actors | None = None
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """A dataset that the stream fills. `column` None: the stream's own columns; else one stage's column."""
+
+    dataset: str
+    schema: pa.Schema
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """One finished shard: its rows, the seconds each stage took, what was rejected by dataset and reason."""
+
+    shard: int
+    rows: int
+    seconds: Mapping[str, float]
+    rejects: Mapping[str, Mapping[str, int]]
+    totals: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One stream: plan rows through the steps, and the outputs that are written at its end.
+
+    `totals` are numeric columns of the stream that are summed up for the report.
+    """
+
+    corpus: Corpus
+    steps: Sequence[Step]
+    outputs: Sequence[Output]
+    totals: tuple[str, ...] = ()
+
+
+def dataset_rows(stream: pa.Table, output: Output) -> pa.Table:
+    """The rows of one dataset out of the stream, in the dataset's schema."""
+    if output.column is None:
+        return stream.select(output.schema.names).cast(output.schema)
+    column = stream[output.column].combine_chunks()
+    ids = stream["image_id"].combine_chunks()
+    if isinstance(column, pa.ListArray):
+        ids, column = ids.take(column.value_parent_indices()), column.flatten()
+    if isinstance(column, pa.StructArray):
+        return pa.Table.from_arrays([ids, *column.flatten()], schema=output.schema)
+    return pa.Table.from_arrays([ids, column], schema=output.schema)
+
+
+def run_stages(shard: pa.Table, stages: Mapping[str, Stage], drop: Sequence[str] = ()) -> pa.Table:
+    """The seconds of each stage travel with the rows, in the schema's metadata."""
+    seconds = _seconds(shard)
+    for name, stage in stages.items():
+        start = time.perf_counter()
+        rows = len(shard)
+        shard = stage(shard)
+        if len(shard) != rows:
+            raise AssertionError(f"stage {name} made {len(shard)} rows of {rows}")
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    kept = shard.drop_columns([name for name in drop if name in shard.column_names])
+    return kept.replace_schema_metadata({_SECONDS: json.dumps(seconds)})
+
+
+def _seconds(shard: pa.Table) -> dict[str, float]:
+    seconds: dict[str, float] = json.loads((shard.schema.metadata or {}).get(_SECONDS, b"{}"))
+    return seconds
+
+
+def write_outputs(flow: Flow, number: int, shard: pa.Table) -> ShardResult:
+    start = time.perf_counter()
+    tables = {output.dataset: dataset_rows(shard, output) for output in flow.outputs}
+    for dataset, table in tables.items():
+        flow.corpus.write_shard(dataset, number, table)
+    seconds = _seconds(shard) | {"write": time.perf_counter() - start}
+    rejects = {dataset: _rejects(table) for dataset, table in tables.items()}
+    totals = {name: float(pc.sum(shard[name]).as_py() or 0) for name in flow.totals}
+    return ShardResult(number, len(shard), seconds, rejects, totals)
+
+
+def _rejects(table: pa.Table) -> dict[str, int]:
+    if "status" not in table.column_names:
+        return {}
+    counts = table["status"].value_counts().to_pylist()
+    return {count["values"]: count["counts"] for count in counts if count["values"] != "ok"}
