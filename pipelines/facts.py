@@ -1,0 +1,187 @@
+"""What a run did, as plain data: the report, the terminal and metrics.json are written from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """`items`, `ok` and `rejected` of the whole corpus; `new` items of this run; `seconds` of wall time."""
+
+    items: int
+    ok: int
+    rejected: int
+    new: int
+    seconds: float
+
+    @property
+    def items_per_s(self) -> float:
+        return self.new / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage in this run: `rows` in, `seconds` spent in it, summed over its `workers`."""
+
+    name: str
+    rows: int
+    seconds: float
+    rejected: int = 0
+    workers: int = 1
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows a second of one worker."""
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Example:
+    uri: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A reason (a status), how many rows of `dataset` have it, and a few of them."""
+
+    reason: str
+    count: int
+    examples: tuple[Example, ...] = ()
+    dataset: str = "items"
+
+
+@dataclass(frozen=True)
+class PatchSavings:
+    """Patches that adaptive resize sent to `model`, and what a fixed square would have cost."""
+
+    model: str
+    patches: int
+    fixed: int
+
+    @property
+    def saved(self) -> float:
+        """Share in 0..1; negative if adaptive resize cost more."""
+        return 1 - self.patches / self.fixed if self.fixed else 0.0
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """The current generation of an index; `recall_at_10` in 0..1, None if it was not measured."""
+
+    name: str
+    generation: str
+    vectors: int
+    factory: str
+    recall_at_10: float | None = None
+    added: int = 0
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A result of an evaluation, with the bounds of its 95% interval where they are known."""
+
+    subject: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`thumbnail`: a data URI of `report.thumbnail`."""
+
+    thumbnail: str
+    uri: str
+    image_id: int
+    caption: str | None = None
+    answers: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hit:
+    """`score`: cosine similarity; `thumbnail` None where the source no longer has the image."""
+
+    score: float
+    image_id: int
+    uri: str
+    caption: str | None = None
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleSearch:
+    """A search by text, or by the image in `thumbnail`."""
+
+    query: str
+    hits: tuple[Hit, ...]
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """`role`: the dataset that it fills, such as `captions/pocket`."""
+
+    role: str
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line for the shell, and what it is for."""
+
+    purpose: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as it lies in the corpus. `rejects`: rows by status, `ok` left out."""
+
+    name: str
+    shards: int
+    rows: int
+    rejects: Mapping[str, int]
+    fingerprint: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a run. `notes`: lines that a person should not miss, such as a tracking failure."""
+
+    pipeline: str
+    run: str
+    corpus: str
+    started: datetime
+    totals: Totals
+    outcome: Outcome = Outcome.COMPLETE
+    stages: tuple[StageRow, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+    savings: tuple[PatchSavings, ...] = ()
+    indexes: tuple[IndexFacts, ...] = ()
+    scores: tuple[Score, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    searches: tuple[SampleSearch, ...] = ()
+    models: tuple[Model, ...] = ()
+    commands: tuple[Command, ...] = ()
+    notes: tuple[str, ...] = ()

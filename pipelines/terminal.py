@@ -1,0 +1,222 @@
+"""What a person sees: progress while a run works, and tables.
+
+Everything from data goes through `legible` into `Text`: neither markup nor escape sequences in it do a thing.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Self
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipelines import quantities as q
+from pipelines.facts import Dataset, Hit, IndexFacts, Report
+from pipelines.legible import legible
+
+PLAIN_WIDTH = 160
+"""Columns where the output is a file or a pipe: rich's 80 would fold every URI."""
+
+
+@dataclass(frozen=True)
+class DatasetProgress:
+    """One dataset of a run: shards done of all that it needs, rows and rejects of this run so far."""
+
+    dataset: str
+    done: int
+    total: int
+    items: int
+    rejects: int = 0
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """A console whose texts are never markup, wide enough for URIs where it is not a terminal."""
+    stream = file or sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+
+
+class ProgressDisplay:
+    """Bars on a terminal; elsewhere plain lines, at most one per dataset every `interval_s`.
+
+    Use it with `with`, and call `update` as often as there is news.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        interval_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._interval_s = interval_s
+        self._clock = clock
+        self._started = clock()
+        self._printed: float | None = None
+        self._before: dict[str, int] = {}
+        self._unprinted: Sequence[DatasetProgress] = ()
+        self._tasks: dict[str, TaskID] = {}
+        self._bars = _bars(console) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        self._started = self._clock()
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+        self._print_lines(self._unprinted)
+
+    def update(self, datasets: Sequence[DatasetProgress]) -> None:
+        """The state of all datasets of the run, done ones too."""
+        for progress in datasets:
+            # Shards of earlier runs say nothing of the speed of this one.
+            self._before.setdefault(progress.dataset, progress.done)
+        if self._bars:
+            self._draw(self._bars, datasets)
+            return
+        self._unprinted = datasets
+        if self._printed is None or self._clock() - self._printed >= self._interval_s:
+            self._print_lines(datasets)
+
+    def _draw(self, bars: Progress, datasets: Sequence[DatasetProgress]) -> None:
+        for progress in datasets:
+            name = progress.dataset
+            if name not in self._tasks:
+                self._tasks[name] = bars.add_task(legible(name), total=None, shards="", facts="")
+            bars.update(
+                self._tasks[name],
+                completed=progress.done,
+                total=progress.total,
+                shards=f"{progress.done:,}/{progress.total:,}",
+                facts="  ".join(self._facts(progress)),
+            )
+
+    def _print_lines(self, datasets: Sequence[DatasetProgress]) -> None:
+        for progress in datasets:
+            facts = [f"{progress.done:,}/{progress.total:,} shards", *self._facts(progress)]
+            self._console.print(Text(f"{legible(progress.dataset)}: {', '.join(facts)}"), soft_wrap=True)
+        self._printed = self._clock()
+        self._unprinted = ()
+
+    def _facts(self, progress: DatasetProgress) -> list[str]:
+        elapsed = max(self._clock() - self._started, 1e-9)
+        facts = [f"{q.rate(progress.items / elapsed)} items/s"]
+        if progress.rejects:
+            facts.append(f"{progress.rejects:,} rejected")
+        new = progress.done - self._before[progress.dataset]
+        if progress.done >= progress.total:
+            facts.append("done")
+        elif new > 0:
+            facts.append(f"{q.duration((progress.total - progress.done) * elapsed / new)} left")
+        return facts
+
+
+def summary(report: Report) -> RenderableType:
+    """What a run did, for the end of it."""
+    totals = report.totals
+    head = (
+        f"{report.run}: {report.outcome}. {totals.new:,} new of {totals.items:,} items in "
+        f"{q.duration(totals.seconds)} ({q.rate(totals.items_per_s)} items/s), {totals.rejected:,} rejected."
+    )
+    parts: list[RenderableType] = [Text(legible(head))]
+    if report.stages:
+        parts.append(_stage_table(report))
+    if report.rejects:
+        parts.append(_reject_table(report))
+    if report.indexes:
+        parts.append(_index_table(report.indexes))
+    if report.scores:
+        parts.append(_score_table(report))
+    parts.extend(Text(legible(note), style="yellow") for note in report.notes)
+    return Group(*parts)
+
+
+def hits(found: Sequence[Hit]) -> Table:
+    """The hits of one search, best first as given."""
+    table = _table("score>", "image_id>", "uri", "caption")
+    for hit in found:
+        _add(table, f"{hit.score:.4f}", str(hit.image_id), hit.uri, hit.caption or "")
+    return table
+
+
+def description(datasets: Sequence[Dataset], indexes: Sequence[IndexFacts]) -> RenderableType:
+    """What a corpus holds."""
+    table = _table("dataset", "shards>", "rows>", "rejects", "size>", "fingerprint")
+    for dataset in datasets:
+        rejects = ", ".join(f"{count:,} {reason}" for reason, count in dataset.rejects.items())
+        numbers = (f"{dataset.shards:,}", f"{dataset.rows:,}", rejects or q.NONE, q.size(dataset.size_bytes))
+        _add(table, dataset.name, *numbers, dataset.fingerprint)
+    return Group(table, _index_table(indexes)) if indexes else table
+
+
+def _stage_table(report: Report) -> Table:
+    table = _table("stage", "rows>", "rejected>", "workers>", "time>", "items/s per worker>")
+    for row in report.stages:
+        numbers = (f"{row.rows:,}", f"{row.rejected:,}", f"{row.workers:,}", q.duration(row.seconds))
+        _add(table, row.name, *numbers, q.rate(row.rows_per_s))
+    return table
+
+
+def _reject_table(report: Report) -> Table:
+    table = _table("rejected", "dataset", "rows>", "for example", "error")
+    for reject in report.rejects:
+        example = reject.examples[0] if reject.examples else None
+        cells = (reject.reason, reject.dataset, f"{reject.count:,}")
+        _add(table, *cells, example.uri if example else "", example.error if example else "")
+    return table
+
+
+def _index_table(indexes: Sequence[IndexFacts]) -> Table:
+    table = _table("index", "generation", "vectors>", "recall@10>", "size>", "factory")
+    for index in indexes:
+        recall = q.NONE if index.recall_at_10 is None else f"{index.recall_at_10:.3f}"
+        size = q.NONE if index.size_bytes is None else q.size(index.size_bytes)
+        _add(table, index.name, index.generation, f"{index.vectors:,}", recall, size, index.factory)
+    return table
+
+
+def _score_table(report: Report) -> Table:
+    table = _table("evaluated", "metric", "score>", "95% interval>")
+    for score in report.scores:
+        known = score.low is not None and score.high is not None
+        interval = f"{score.low:.4f} to {score.high:.4f}" if known else q.NONE
+        _add(table, score.subject, score.metric, f"{score.value:.4f}", interval)
+    return table
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[shards]}", justify="right", markup=False),
+        TextColumn("{task.fields[facts]}", markup=False),
+        console=console,
+        expand=True,
+    )
+
+
+def _table(*columns: str) -> Table:
+    """A table with these columns; `>` behind a name aligns its numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        right = column.endswith(">")
+        # Folded, not cut: a URI has to be copied from here.
+        table.add_column(
+            column.rstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=right
+        )
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(legible(cell)) for cell in cells))
