@@ -1,0 +1,68 @@
+"""An index as bytes with a checksum: faiss files have none, and a flipped bit answers wrongly in silence."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stages.index.blas import import_faiss
+from stages.index.recall import Recall
+
+
+class IndexDamaged(Exception):
+    """The bytes of an index are not those that were written; the message names the file."""
+
+
+@dataclass(frozen=True)
+class IndexMeta:
+    """What `meta.json` records beside the bytes of an index."""
+
+    factory: str
+    reason: str
+    dim: int
+    vectors: int
+    trained_on: int
+    rerank: int
+    recall: Recall | None  # None: there were fewer than 2 vectors
+    seed: int
+    sha256: str = ""
+    size: int = 0
+    source: Mapping[str, Any] = field(default_factory=dict)  # which embeddings it was built from
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=2).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, name: str = "meta.json") -> "IndexMeta":
+        """Raises: IndexDamaged, naming the file."""
+        try:
+            stored = json.loads(text)
+            recall = stored.pop("recall")
+            return cls(recall=None if recall is None else Recall(**recall), **stored)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise IndexDamaged(f"{name} is not the record of an index: {error}") from error
+
+
+def pack_index(index: Any) -> tuple[memoryview, str]:
+    """The bytes of an index and their sha256, in hex. Needs the memory of the index twice."""
+    data = memoryview(import_faiss().serialize_index(index))
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def unpack_index(data: bytes | memoryview, sha256: str, name: str) -> Any:
+    """The index of these bytes, which the file `name` held; ready for search, with its own nprobe.
+
+    Raises: IndexDamaged.
+    """
+    faiss = import_faiss()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise IndexDamaged(f"{name} is damaged: its sha256 is not the recorded one; build the index again")
+    # The tables would be computed again at every load, up to 2 GiB of them, to save a fifth of a search.
+    try:
+        return faiss.deserialize_index(np.frombuffer(data, np.uint8), faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise IndexDamaged(f"{name} cannot be read by faiss {faiss.__version__}: {reason}") from error

@@ -1,0 +1,105 @@
+"""Searching an index, and scoring its candidates again with the stored vectors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from stages.index.blas import import_faiss
+from stages.index.build import ivf_of
+from stages.index.vectors import Float32, Ids, VectorError, Vectors, unit_float32
+
+Fetch: TypeAlias = Callable[[Ids], Vectors]
+"""The stored vectors of ids int64 [n]: float16 or float32 [n, dim], in that order."""
+
+# Fetched vectors of one block of queries.
+_BLOCK_BYTES = 1 << 27
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Best first, equal scores by id. Where fewer were found: id -1 and score -inf.
+
+    ids: int64 [q, k]; scores: float32 [q, k], cosine similarity.
+    """
+
+    ids: Ids
+    scores: Float32
+
+
+def search(
+    index: Any,
+    queries: Vectors,
+    k: int,
+    *,
+    nprobe: int | None = None,
+    candidates: int | None = None,
+    fetch: Fetch | None = None,
+) -> Neighbours:
+    """The `k` nearest vectors of each query [q, dim], which is of unit length.
+
+    Visits `nprobe` lists, else as many as are stored with the index. With `fetch`, the best
+    `candidates` by code are scored again with their stored vectors, and the scores are exact.
+    Raises: VectorError.
+    """
+    unit = unit_float32(queries, index.d)
+    if fetch is None:
+        return find_candidates(index, unit, k, nprobe)
+    found = find_candidates(index, unit, max(k, candidates or k), nprobe)
+    step = max(1, _BLOCK_BYTES // (4 * found.ids.shape[1] * index.d))
+    blocks = [
+        _rerank(unit[start : start + step], found.ids[start : start + step], k, fetch)
+        for start in range(0, len(unit), step)
+    ]
+    return _stack(blocks) if blocks else Neighbours(found.ids[:, :k], found.scores[:, :k])
+
+
+def find_candidates(index: Any, queries: Float32, count: int, nprobe: int | None = None) -> Neighbours:
+    """The nearest by code; the scores are estimates."""
+    if count < 1:
+        raise VectorError(f"at least 1 hit must be asked for, got {count}")
+    distances, ids = index.search(queries, count, params=_parameters(index, nprobe))
+    # |a - b|^2 = 2 - 2 a.b for unit vectors.
+    scores = np.where(ids < 0, -np.inf, 1 - distances / 2).astype(np.float32)
+    return best_first(ids, scores, count)
+
+
+def _parameters(index: Any, nprobe: int | None) -> Any:
+    ivf = ivf_of(index)
+    if nprobe is None or ivf is None:
+        return None
+    faiss = import_faiss()
+    inner = faiss.SearchParametersIVF(nprobe=min(nprobe, ivf.nlist))
+    if isinstance(index, faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    return inner
+
+
+def best_first(ids: Ids, scores: Float32, k: int) -> Neighbours:
+    """The `k` best of each row, equal scores by id; ids of -1 come last."""
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
+    return Neighbours(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def _rerank(queries: Float32, ids: Ids, k: int, fetch: Fetch) -> Neighbours:
+    wanted, position = np.unique(ids, return_inverse=True)
+    missing = int(np.searchsorted(wanted, 0))
+    dim = queries.shape[1]
+    scores = np.full(ids.shape, -np.inf, dtype=np.float32)
+    if missing < len(wanted):
+        vectors = unit_float32(fetch(wanted[missing:]), dim)
+        if len(vectors) != len(wanted) - missing:
+            raise VectorError(f"{len(wanted) - missing} vectors were asked for, {len(vectors)} came")
+        rows = position.reshape(ids.shape) - missing
+        for number, (query, row) in enumerate(zip(queries, rows, strict=True)):
+            found = row >= 0
+            # Summed row by row, so that equal vectors get equal scores wherever they stand.
+            scores[number, found] = (vectors[row[found]] * query).sum(axis=1)
+    return best_first(ids, scores, k)
+
+
+def _stack(blocks: list[Neighbours]) -> Neighbours:
+    return Neighbours(
+        np.concatenate([block.ids for block in blocks]), np.concatenate([block.scores for block in blocks])
+    )
