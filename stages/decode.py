@@ -1,0 +1,155 @@
+"""Image files -> upright RGB pixels, resized to every view that later stages ask for."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import pyarrow as pa
+
+from stages import resize
+from stages.base import Image, pack_views, view_column
+from stages.codecs import pixels
+from stages.codecs.errors import BadImageError
+from stages.codecs.header import Header
+from stages.codecs.memory import memory_limit
+from stages.resize import ResizeConfig, plan_resize
+from stages.schemas import Status
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """What counts as an image. Raises ValueError."""
+
+    # Above the 102 megapixels of the largest camera sold by number; decoded, 360 MB.
+    max_pixels: int = 120_000_000
+    max_bytes: int = 256 * 2**20
+    restore_jpeg_end: bool = True  # accept a JPEG that lacks nothing but its end marker
+
+    def __post_init__(self) -> None:
+        for key in ("max_pixels", "max_bytes"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"decode.{key} must be at least 1, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True)
+class DecodeRun:
+    """How decoding runs; never changes a pixel. Raises ValueError."""
+
+    # Address space that decoding may take on top of what the process has when a shard starts; None: no limit.
+    # The worst picture within max_pixels, 16-bit RGBA, takes 960 MB before and 480 MB after conversion.
+    memory_limit_mb: int | None = 4096
+
+    def __post_init__(self) -> None:
+        if self.memory_limit_mb is not None and self.memory_limit_mb < 1:
+            raise ValueError(f"decode.memory_limit_mb must be at least 1, got {self.memory_limit_mb}")
+
+
+@dataclass
+class _Item:
+    status: str
+    error: str | None
+    sha256: str | None = None
+    header: Header | None = None
+    views: dict[ResizeConfig, Image] = field(default_factory=dict)
+
+
+class DecodeImages:
+    """(rows with `bytes`) -> the same rows without, + sha256, format, sizes, and a `view:NAME` each.
+
+    Columns in: image_id, uri, bytes (large_binary; null where the source failed), status, error.
+    Columns out: image_id, uri, sha256 (hex, of the bytes), format, original_height, original_width
+    (as stored), height, width (as displayed), status, error, then the views. What a file is found
+    to be stays in the row also where its status is not `ok`. A bad image costs no other.
+    """
+
+    def __init__(self, config: DecodeConfig, run: DecodeRun, views: Mapping[str, ResizeConfig]) -> None:
+        self._config = config
+        self._run = run
+        self._views = dict(views)
+        self._sizes = tuple(dict.fromkeys(self._views.values()))
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        with _one_thread(), memory_limit(self._run.memory_limit_mb):
+            items = [self._item(*row) for row in _rows(shard)]
+        return self._table(shard, items)
+
+    def _item(self, data: bytes | None, status: str, error: str | None) -> _Item:
+        item = _Item(status, error)
+        if status != Status.OK or data is None:
+            return item
+        try:
+            self._develop(data, item)
+        except BadImageError as refusal:
+            item.status, item.error, item.views = refusal.status.value, str(refusal), {}
+        except MemoryError:
+            text = "decoding takes more memory than allowed"
+            item.status, item.error, item.views = Status.TOO_LARGE.value, text, {}
+        return item
+
+    def _develop(self, data: bytes, item: _Item) -> None:
+        if not data:
+            raise BadImageError(Status.EMPTY, "the file is empty")
+        item.sha256 = hashlib.sha256(data).hexdigest()
+        if len(data) > self._config.max_bytes:
+            raise BadImageError(
+                Status.TOO_LARGE, f"{len(data)} bytes are more than the {self._config.max_bytes} allowed"
+            )
+        header = item.header = pixels.read_header(data)
+        if header.height * header.width > self._config.max_pixels:
+            size = f"{header.height} x {header.width} pixels"
+            raise BadImageError(
+                Status.TOO_LARGE, f"{size} are more than the {self._config.max_pixels} allowed"
+            )
+        image = pixels.decode(data, header, self._reduction(header), self._config.restore_jpeg_end)
+        for config in self._sizes:
+            item.views[config] = resize.view(image, header.upright, config)
+
+    def _reduction(self, header: Header) -> int:
+        """The fraction at which a JPEG is decoded: the smallest that every view allows."""
+        if header.format != "jpeg" or not self._sizes:
+            return 1
+        return min(plan_resize(*header.upright, config).reduction for config in self._sizes)
+
+    def _table(self, shard: pa.Table, items: list[_Item]) -> pa.Table:
+        found = [item.header for item in items]
+        columns: dict[str, Any] = {
+            "image_id": shard.column("image_id"),
+            "uri": shard.column("uri"),
+            "sha256": pa.array([item.sha256 for item in items], pa.string()),
+            "format": pa.array([header and header.format for header in found], pa.string()),
+            "original_height": pa.array([header and header.height for header in found], pa.int32()),
+            "original_width": pa.array([header and header.width for header in found], pa.int32()),
+            "height": pa.array([header and header.upright[0] for header in found], pa.int32()),
+            "width": pa.array([header and header.upright[1] for header in found], pa.int32()),
+            "status": pa.array([item.status for item in items], pa.string()),
+            "error": pa.array([item.error for item in items], pa.string()),
+        }
+        packed = {config: pack_views([item.views.get(config) for item in items]) for config in self._sizes}
+        for name, config in self._views.items():
+            columns[view_column(name)] = packed[config]
+        return pa.table(columns)
+
+
+def _rows(shard: pa.Table) -> Iterator[tuple[bytes | None, str, str | None]]:
+    """Bytes, status and error of each row; the bytes of one row at a time are copied out of Arrow."""
+    status, error = shard.column("status").to_pylist(), shard.column("error").to_pylist()
+    data = (value.as_py() for value in shard.column("bytes"))
+    return zip(data, status, error, strict=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV on the caller's thread, and silent; both settings are the process's, so they are put back."""
+    threads, level = cv2.getNumThreads(), cv2.utils.logging.getLogLevel()
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+        cv2.utils.logging.setLogLevel(level)
