@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 MASK = "***"
@@ -22,7 +23,8 @@ _SECRET_NAME = (
 _USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#\s]*@")
 _QUERY = re.compile(rf"(?P<name>[?&;]{_SECRET_NAME}=)[^&#\s'\"]+", re.IGNORECASE)
 _ASSIGNMENT = re.compile(
-    r"(?P<name>\b[\w.-]*(?:(?<![a-z])token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)=)[^&\s'\",]+",
+    r"(?P<name>\b[\w.-]*(?:(?<![a-z])token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)"
+    r"['\"]?\s*[=:]\s*['\"]?)(?!\$\{)[^&\s'\",]+",
     re.IGNORECASE,
 )
 _WELL_KNOWN = re.compile(
@@ -66,8 +68,8 @@ def _redact(key: str, value: Any) -> Any:
             return redact(value)
         case list() | tuple():
             return [_redact("", item) for item in value]
-        case str():
-            return redact_text(value)
+        case str() | PurePath():
+            return redact_text(str(value))
         case _:
             return value
 

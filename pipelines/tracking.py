@@ -1,31 +1,25 @@
 """One MLflow run per execution, written by a process of its own so that it can never hurt the job.
 
-Importing MLflow takes seconds, creating its SQLite schema about ten, and a server may be gone: all of it
-happens beside the job. The job only writes JSON lines into a pipe. If the job is killed, the pipe closes,
-and the run ends as KILLED.
+Importing MLflow takes seconds, creating its SQLite schema up to ten, and a server may be gone: all of it
+happens beside the job, in `pipelines.recorder`. The job only writes JSON lines into a pipe, 1 ms to start
+with. If the job is killed, the pipe closes, and the run ends as KILLED.
 """
 
-import contextlib
-import getpass
 import json
 import logging
 import os
-import queue
-import re
 import select
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pipelines.provenance import source_commit, versions
+from pipelines.legible import legible
 from pipelines.redact import redact, redact_text
 
 GRACE_S = 60.0
@@ -40,22 +34,6 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_VERSIONS = [
-    "darkroom",
-    "mlflow",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pyarrow",
-    "ray",
-    "torch",
-    "transformers",
-    "faiss-cpu",
-    "faiss-gpu",
-]
-_BATCH = 100
-_VALUE_CHARS = 6000
-_KEY_CHARS = 250
 
 
 @dataclass(frozen=True)
@@ -157,7 +135,7 @@ class Tracker:
 
     def text(self, text: str, path: str) -> None:
         """A text as an artifact under `path`."""
-        self._send("text", text=text, path=path)
+        self._send("text", text=redact_text(text), path=path)
 
     def artifact(self, path: str | Path, folder: str | None = None) -> None:
         """A local file as an artifact; it has to exist until the run ends."""
@@ -205,29 +183,9 @@ class Tracker:
 
     def _fail(self, reason: str) -> None:
         if self.failure is None:
-            self.failure = redact_text(reason)
+            # A proxy answers with whole pages.
+            self.failure = legible(redact_text(reason), 400)
             self._on_failure(f"MLflow tracking stopped: {self.failure}. The run itself goes on.")
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `a.b.c -> text`, within the lengths and characters that MLflow accepts."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[_mlflow_key(f"{prefix}{key}")] = _shorten(
-                value if isinstance(value, str) else json.dumps(value, default=str)
-            )
-    return flat
-
-
-def _mlflow_key(key: str) -> str:
-    return re.sub(r"[^\w\-. :/]", "_", key)[:_KEY_CHARS]
-
-
-def _shorten(value: str) -> str:
-    return value if len(value) <= _VALUE_CHARS else value[: _VALUE_CHARS - 1] + "…"
 
 
 def _now_ms() -> int:
@@ -244,147 +202,10 @@ def _start_recorder() -> subprocess.Popen[bytes]:
     # Its own session: a Ctrl-C on the terminal must reach the job, which then ends the run as KILLED.
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipelines.tracking"],
+        [sys.executable, "-P", "-m", "pipelines.recorder"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=_ENVIRONMENT | os.environ | {"PYTHONPATH": path},
         start_new_session=True,
     )
-
-
-class _Recorder:
-    """The other end of the pipe: an MLflow client with one run."""
-
-    def __init__(self, begin: Mapping[str, Any]) -> None:
-        from mlflow import MlflowClient
-
-        uri = _open_folder(begin["folder"]) if begin["folder"] else begin["uri"]
-        self._client = MlflowClient(tracking_uri=uri)
-        self._monitor: Any = None
-        experiment = self._experiment(begin["experiment"], begin["folder"])
-        run = self._client.create_run(
-            experiment, start_time=begin["time_ms"], tags=_tags(), run_name=begin["name"]
-        )
-        self.run_id: str = run.info.run_id
-        self._log_config(begin["config"])
-        if begin["system_metrics"]:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-            self._monitor = SystemMetricsMonitor(self.run_id, tracking_uri=uri)
-            self._monitor.start()
-
-    def metrics(self, values: Mapping[str, float], step: int, time_ms: int) -> None:
-        from mlflow.entities import Metric
-
-        points = [Metric(_mlflow_key(key), value, time_ms, step) for key, value in values.items()]
-        for start in range(0, len(points), _BATCH):
-            self._client.log_batch(self.run_id, metrics=points[start : start + _BATCH])
-
-    def text(self, text: str, path: str, time_ms: int) -> None:
-        self._client.log_text(self.run_id, text, path)
-
-    def artifact(self, path: str, folder: str | None, time_ms: int) -> None:
-        self._client.log_artifact(self.run_id, path, folder)
-
-    def end(self, status: str, time_ms: int) -> None:
-        if self._monitor:
-            self._monitor.finish()
-        self._client.set_terminated(self.run_id, status, end_time=time_ms)
-
-    def _experiment(self, name: str, folder: str | None) -> str:
-        from mlflow.exceptions import MlflowException
-
-        artifacts = Path(folder, "artifacts").as_uri() if folder else None
-        found = self._client.get_experiment_by_name(name)
-        if found is not None and artifacts and found.artifact_location != artifacts:
-            # The corpus was moved: new artifacts would go to where it was.
-            self._client.rename_experiment(found.experiment_id, f"{name}, was {found.artifact_location}")
-            found = None
-        if found is None:
-            # Another run of the same corpus may create it in the same moment.
-            with contextlib.suppress(MlflowException):
-                return str(self._client.create_experiment(name, artifact_location=artifacts))
-            found = self._client.get_experiment_by_name(name)
-        if found is None:
-            raise RuntimeError(f"the experiment {name!r} cannot be created")
-        return str(found.experiment_id)
-
-    def _log_config(self, config: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(key, value) for key, value in flatten(config).items()]
-        for start in range(0, len(params), _BATCH):
-            self._client.log_batch(self.run_id, params=params[start : start + _BATCH])
-        self._client.log_dict(self.run_id, dict(config), "config.yaml")
-
-
-def _open_folder(folder: str) -> str:
-    """Makes the folder the working directory, and gives the URI of its database.
-
-    A relative path because SQLAlchemy misreads `#`, `?` and `%` in an absolute one. Opened once by hand
-    because MLflow retries for 100 s what can never be opened.
-    """
-    os.makedirs(Path(folder, "artifacts"), exist_ok=True)
-    os.chdir(folder)
-    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:
-        database.execute("BEGIN IMMEDIATE")
-    return "sqlite:///mlflow.db"
-
-
-def _tags() -> dict[str, str]:
-    tags = {f"version.{name}": version for name, version in versions().items()}
-    tags |= {"mlflow.source.name": "darkroom", "mlflow.source.type": "JOB"}
-    if commit := source_commit():
-        tags["mlflow.source.git.commit"] = commit
-    with contextlib.suppress(KeyError, OSError):  # no such user in a container
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _messages(lines: IO[str]) -> Iterator[dict[str, Any]]:
-    """Messages as they come; a thread keeps the pipe empty while MLflow is busy, so the job never waits."""
-    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in lines:
-            arrived.put(line)
-        arrived.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while (line := arrived.get()) is not None:
-        yield json.loads(line)
-    yield {"do": "end", "status": "KILLED", "time_ms": _now_ms()}
-
-
-def _record(messages: Iterator[dict[str, Any]], reply: Callable[[dict[str, str]], None]) -> None:
-    recorder: _Recorder | None = None
-    failed = False
-    for message in messages:
-        do = message.pop("do")
-        try:
-            if do == "begin":
-                recorder = _Recorder(message)
-                reply({"run_id": recorder.run_id})
-            elif recorder and (do == "end" or not failed):
-                getattr(recorder, do)(**message)
-        except Exception as error:  # the MLflow edge: servers, disks, schemas, versions raise anything
-            failed = True
-            reply({"failure": f"{type(error).__name__}: {error}"})
-        if do == "end":
-            return
-
-
-def _main() -> None:
-    # MLflow and its libraries print; the pipe carries replies only.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def reply(message: dict[str, str]) -> None:
-        print(json.dumps(message), file=replies, flush=True)
-
-    _record(_messages(sys.stdin), reply)
-
-
-if __name__ == "__main__":
-    _main()
