@@ -33,6 +33,8 @@ _PILLOW = {
     "psd": ("PSD",),
     "qoi": ("QOI",),
 }
+# Formats that both decoders turn upright themselves.
+_TURNED = frozenset({"tiff"})
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -78,13 +80,13 @@ def decode(data: bytes, header: Header, reduction: int = 1, restore: bool = True
         if header.format in _STRICT:
             raise BadImageError(Status.UNREADABLE, f"the {header.format} data is damaged")
         pixels = _pillow(data, header.format)
-    size = (math.ceil(header.height / reduction), math.ceil(header.width / reduction))
-    if pixels.shape[:2] != size:
-        found = f"the {header.format} header says {header.height} x {header.width} pixels"
-        raise BadImageError(
-            Status.UNREADABLE, f"{found}, the picture has {pixels.shape[0]} x {pixels.shape[1]}"
-        )
-    return turn(pixels, header.orientation)
+    if header.format not in _TURNED:
+        pixels = turn(pixels, header.orientation)
+    height, width = (math.ceil(side / reduction) for side in header.upright)
+    if pixels.shape[:2] != (height, width):
+        found = f"the picture has {pixels.shape[0]} x {pixels.shape[1]} pixels"
+        raise BadImageError(Status.UNREADABLE, f"{found}, the {header.format} header says {height} x {width}")
+    return pixels
 
 
 def turn(pixels: Image, orientation: int) -> Image:

@@ -1,0 +1,187 @@
+"""A source that is a folder of image files, on a disk or in a bucket."""
+
+import logging
+import os
+import posixpath
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyarrow import fs
+
+from stages.codecs.header import sniff
+from stages.schemas import Status
+
+_log = logging.getLogger(__name__)
+
+# HEIC and JPEG XL are not read, but a photo that is left out has to show up as a reason.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".ico", ".psd", ".qoi"),
+    *(".heic", ".heif", ".jxl"),
+)
+_SNIFFED = 32  # bytes that `sniff` needs
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """Which files are images. Raises ValueError."""
+
+    path: str  # a local folder, or a URI such as s3://bucket/photos
+    extensions: tuple[str, ...] = EXTENSIONS  # lower case, with the dot
+    max_bytes: int = 256 * 2**20  # a larger file becomes a row with status `too_large`, unread
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "extensions", tuple(self.extensions))
+        if not self.path:
+            raise ValueError("source.path must name a folder, got an empty string")
+        for extension in self.extensions:
+            if not extension.startswith(".") or extension != extension.lower():
+                raise ValueError(
+                    f"source.extensions must be lower case and start with a dot, got {extension!r}"
+                )
+        if self.max_bytes < 1:
+            raise ValueError(f"source.max_bytes must be at least 1, got {self.max_bytes}")
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """How files are read; changes no value. Raises ValueError."""
+
+    threads: int = 8  # files read at a time: a bucket answers in 10 to 100 ms, whatever the size
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"source.threads must be at least 1, got {self.threads}")
+
+
+class File(NamedTuple):
+    """`uri` is the path below the root, with slashes; `size` in bytes."""
+
+    uri: str
+    size: int
+    mtime_ns: int
+
+
+def open_folder(path: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a local path or a URI, and the root in it. Raises ValueError for a bad URI."""
+    if "://" in path:
+        filesystem, root = fs.FileSystem.from_uri(path)
+        return filesystem, root
+    return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+def list_folder(
+    filesystem: fs.FileSystem, root: str, extensions: tuple[str, ...] = EXTENSIONS
+) -> Iterator[File]:
+    """The image files below `root`, sorted by URI.
+
+    A file with an image extension counts whatever it holds, so that a broken one becomes a row with
+    a reason; one without an extension counts if its first bytes are an image's; hidden files and
+    folders do not count, and no link is followed out of the root. Raises FileNotFoundError and
+    NotADirectoryError for the root.
+    """
+    kind = filesystem.get_file_info(root).type
+    if kind == fs.FileType.NotFound:
+        raise FileNotFoundError(f"source folder {root} does not exist")
+    if kind != fs.FileType.Directory:
+        raise NotADirectoryError(f"source folder {root} is not a folder")
+    walk = _walk_disk if isinstance(filesystem, fs.LocalFileSystem) else _walk_bucket
+    for file in sorted(walk(filesystem, root)):
+        name = posixpath.basename(file.uri)
+        extension = posixpath.splitext(name)[1].lower()
+        if any(part.startswith(".") for part in file.uri.split("/")):
+            continue
+        if extension in extensions or (not extension and _is_image(filesystem, f"{root}/{file.uri}")):
+            yield file
+
+
+def _walk_bucket(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
+    for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
+        if info.type == fs.FileType.File:
+            uri = posixpath.relpath(info.path, root)
+            yield File(uri, info.size or 0, info.mtime_ns or 0)
+
+
+def _walk_disk(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
+    """As _walk_bucket. Arrow's own walk enters linked folders, also for ever."""
+    real = os.path.realpath(root)
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = os.path.join(folder, name)
+            if not os.path.isfile(path) or not _is_below(os.path.realpath(path), real):
+                continue
+            uri = os.path.relpath(path, root).replace(os.sep, "/")
+            if not _is_text(uri):
+                _log.warning("skipped %a: its name is not UTF-8", uri)
+                continue
+            stat = os.stat(path)
+            yield File(uri, stat.st_size, stat.st_mtime_ns)
+
+
+def _is_below(path: str, root: str) -> bool:
+    return os.path.commonpath([path, root]) == root
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be stored; the bytes of others are surrogates here."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _is_image(filesystem: fs.FileSystem, path: str) -> bool:
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return sniff(stream.read(_SNIFFED)) is not None
+
+
+class ReadFolder:
+    """(image_id, uri, size, mtime_ns) -> the same columns + bytes (large_binary), status, error.
+
+    Status: `ok`, `missing`, `empty`, or `too_large`; the bytes are null where it is not `ok`. A path
+    that leads out of the folder is `missing`. Raises OSError where the storage itself fails: what
+    cannot be read tonight may be read tomorrow, and must not become a reason.
+    """
+
+    def __init__(self, config: FolderConfig, run: FolderRun) -> None:
+        self._config = config
+        self._threads = run.threads
+        self._filesystem, self._root = open_folder(config.path)
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        with ThreadPoolExecutor(self._threads) as pool:
+            read = list(pool.map(self._read, shard.column("uri").to_pylist()))
+        for name, kind, values in zip(
+            ("bytes", "status", "error"),
+            (pa.large_binary(), pa.string(), pa.string()),
+            zip(*read, strict=True) if read else ((), (), ()),
+            strict=True,
+        ):
+            shard = shard.append_column(name, pa.array(values, kind))
+        return shard
+
+    def _read(self, uri: str) -> tuple[bytes | None, str, str | None]:
+        path, limit = self._path(uri), self._config.max_bytes
+        if path is None:
+            return None, Status.MISSING.value, "the path leads out of the source folder"
+        try:
+            with self._filesystem.open_input_file(path) as file:
+                data = file.read() if file.size() <= limit else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None, Status.MISSING.value, "the file is not there"
+        except PermissionError:
+            return None, Status.MISSING.value, "the file may not be read"
+        if data is None:
+            return None, Status.TOO_LARGE.value, f"the file has more than the {limit} bytes allowed"
+        if not data:
+            return None, Status.EMPTY.value, "the file is empty"
+        return data, Status.OK.value, None
+
+    def _path(self, uri: str) -> str | None:
+        """The path of a URI in the file system, or None where it leads out of the root."""
+        path = posixpath.normpath(posixpath.join(self._root, uri))
+        if uri.startswith("/") or ".." in uri.split("/"):
+            return None
+        if not isinstance(self._filesystem, fs.LocalFileSystem):
+            return path
+        return path if _is_below(os.path.realpath(path), os.path.realpath(self._root)) else None
