@@ -30,7 +30,9 @@ def vectors_of(table: pa.Table) -> Batch:
     Returns ids int64 [n] and float16 [n, dim]: a read-only view of the table where it is one chunk
     without nulls, else one copy.
     """
-    column = table.column("embedding").combine_chunks()
+    chunks = table.column("embedding")
+    # combine_chunks() copies even where there is one chunk.
+    column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     ids = table.column("image_id").to_numpy()
     if column.null_count:
         ids = ids[column.is_valid().to_numpy(zero_copy_only=False)]

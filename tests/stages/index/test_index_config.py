@@ -1,0 +1,92 @@
+import pytest
+
+from stages.index.blas import import_faiss
+from stages.index.config import IndexConfig, IndexConfigError, choose_factory, training_size
+
+AUTO = IndexConfig()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nprobe": 0}, "index.nprobe must be at least 1, got 0"),
+        ({"nprobe": "many"}, "index.nprobe must be auto or a number, got many"),
+        ({"rerank": 0}, "index.rerank must be at least 1, got 0"),
+        ({"recall_queries": 1}, "index.recall_queries must be at least 2, got 1"),
+        ({"flat_below": -1}, "index.flat_below must be at least 0, got -1"),
+        ({"train_points_per_list": 38}, "index.train_points_per_list must be at least 39, got 38"),
+        ({"seed": -1}, "index.seed must be at least 0, got -1"),
+        ({"target_recall": 95.0}, "index.target_recall must be from 0 to 1, got 95.0"),
+        ({"min_recall": -0.1}, "index.min_recall must be from 0 to 1, got -0.1"),
+        ({"factory": "HNSW32"}, "index.factory must be auto, Flat, or .*; got HNSW32"),
+        ({"factory": "IVF64,PQ16x4fs"}, "index.factory must be auto, Flat, or .*; got IVF64,PQ16x4fs"),
+    ],
+)
+def test_config_value_not_allowed_names_key_and_limit(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        IndexConfig(**values)  # type: ignore[arg-type]
+
+
+def test_choose_factory_few_vectors_is_flat() -> None:
+    assert choose_factory(9_999, 512, AUTO).factory == "Flat"
+
+
+@pytest.mark.parametrize(
+    ("n", "dim", "factory"),
+    [
+        (10_000, 192, "OPQ48_192,IVF256,PQ48"),
+        (20_000, 64, "OPQ16_64,IVF512,PQ16"),
+        (999_999, 256, "OPQ64_256,IVF2048,PQ64"),
+        (1_000_000, 512, "OPQ64_256,IVF16384,PQ64"),
+        (50_000_000, 768, "OPQ64_256,IVF65536,PQ64"),
+        (10_000, 100, "OPQ24_96,IVF256,PQ24"),
+        (10_000, 3, "OPQ1_3,IVF256,PQ1"),
+    ],
+)
+def test_choose_factory_many_vectors_fit_size_and_dimension(n: int, dim: int, factory: str) -> None:
+    assert choose_factory(n, dim, AUTO).factory == factory
+
+
+@pytest.mark.parametrize("dim", [*range(1, 70), 96, 100, 192, 255, 257, 384, 512, 640, 768, 1024, 1152])
+def test_choose_factory_any_dimension_is_one_that_faiss_builds(dim: int) -> None:
+    factory = choose_factory(50_000, dim, AUTO).factory
+
+    assert import_faiss().index_factory(dim, factory).d == dim
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("IVF64,PQ7", "64 dimensions are not divisible by 7"),
+        ("OPQ10_32,IVF64,PQ16", "32 dimensions are not divisible by 10"),
+        ("OPQ16_96,IVF64,PQ16", "wants 96 dimensions, the vectors have 64"),
+        ("PCA96,IVF64,SQ8", "wants 96 dimensions, the vectors have 64"),
+        ("IVF1024,PQ16", "needs at least 39,936 vectors, the corpus has 20,000"),
+        ("IVF0,PQ16", "has a zero in it"),
+    ],
+)
+def test_choose_factory_configured_one_that_does_not_fit_is_refused(factory: str, message: str) -> None:
+    with pytest.raises(IndexConfigError, match=message):
+        choose_factory(20_000, 64, IndexConfig(factory=factory))
+
+
+def test_choose_factory_too_few_vectors_for_codebooks_is_refused() -> None:
+    with pytest.raises(IndexConfigError, match="needs at least 9,984 vectors, the corpus has 9,000"):
+        choose_factory(9_000, 64, IndexConfig(factory="IVF16,PQ16"))
+
+
+def test_choose_factory_configured_one_that_fits_is_taken() -> None:
+    assert choose_factory(20_000, 64, IndexConfig(factory="PCA32,IVF64,SQ8")).factory == "PCA32,IVF64,SQ8"
+
+
+@pytest.mark.parametrize(
+    ("factory", "n", "size"),
+    [
+        ("Flat", 20_000, 0),
+        ("IVF512,PQ16", 20_000, 20_000),
+        ("IVF512,PQ16", 1_000_000, 65_536),
+        ("IVF16384,PQ16", 10_000_000, 1_048_576),
+    ],
+)
+def test_training_size_follows_lists_and_corpus(factory: str, n: int, size: int) -> None:
+    assert training_size(factory, n, AUTO) == size
