@@ -25,7 +25,7 @@ class VectorError(ValueError):
 
 
 def vectors_of(table: pa.Table) -> Batch:
-    """The rows of an `embeddings` table that have a vector.
+    """The rows of an `embeddings` table that have a vector: neither null nor a list of nulls.
 
     Returns ids int64 [n] and float16 [n, dim]: a read-only view of the table where it is one chunk
     without nulls, else one copy.
@@ -37,8 +37,19 @@ def vectors_of(table: pa.Table) -> Batch:
     if column.null_count:
         ids = ids[column.is_valid().to_numpy(zero_copy_only=False)]
     # flatten() honours the offset of a slice and skips null rows; .values does neither.
-    flat = column.flatten().to_numpy(zero_copy_only=True)
-    return ids, flat.reshape(-1, column.type.list_size)
+    values = column.flatten()
+    vectors = _float16(values).reshape(-1, column.type.list_size)
+    if values.null_count:
+        whole = values.is_valid().to_numpy(zero_copy_only=False).reshape(vectors.shape).all(axis=1)
+        return ids[whole], vectors[whole]
+    return ids, vectors
+
+
+def _float16(values: pa.Array) -> npt.NDArray[np.float16]:
+    """The values as they lie in memory; under a null lies anything."""
+    if not len(values):
+        return np.empty(0, np.float16)
+    return np.frombuffer(values.buffers()[1], np.float16, len(values), values.offset * 2)
 
 
 def unit_float32(vectors: Vectors, dim: int) -> Float32:

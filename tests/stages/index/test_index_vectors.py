@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages.index.vectors import Ids, VectorError, Vectors, check_ids, unit_float32, vectors_of
@@ -21,6 +24,19 @@ def test_vectors_of_table_with_nulls_drops_exactly_those_rows() -> None:
     kept = np.delete(np.arange(100), [0, 41, 99])
     np.testing.assert_array_equal(ids, kept + (1 << 20))
     np.testing.assert_array_equal(vectors, CORPUS.vectors[kept])
+
+
+def test_vectors_of_rows_of_nulls_read_from_parquet_drops_exactly_those_rows(tmp_path: Path) -> None:
+    table = _table(CORPUS.vectors, null=[])
+    values = table.column("embedding").chunk(0).values.to_pylist()
+    values[41 * 8 : 42 * 8] = [None] * 8
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float16()), 8)
+    pq.write_table(table.set_column(1, "embedding", column), tmp_path / "shard.parquet")
+
+    ids, vectors = vectors_of(pq.read_table(tmp_path / "shard.parquet").slice(40, 3))
+
+    np.testing.assert_array_equal(ids, np.array([40, 42]) + (1 << 20))
+    np.testing.assert_array_equal(vectors, CORPUS.vectors[[40, 42]])
 
 
 def test_vectors_of_sliced_table_keeps_to_the_slice() -> None:
