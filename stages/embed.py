@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -167,22 +166,25 @@ class EmbedImages:
         return pooled(
             self._tower(
                 pixel_values=self._normalised(staged).flatten(2),
-                pixel_attention_mask=None if mask is None else mask.to(self._tower.device),
+                pixel_attention_mask=None if mask is None else self._to_device(mask),
                 spatial_shapes=grids,  # stays on the CPU: the model reads it row by row
             )
         )
 
     def _staging(self, *shape: int) -> "torch.Tensor":
-        """Page-locked where there is a GPU: only then does its copy run beside the computation."""
         import torch
 
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self._tower.device.type == "cuda")
 
+    def _to_device(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """Out of page-locked memory where there is a GPU: only then the host need not wait for the copy."""
+        device: torch.device = self._tower.device
+        pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+        return pinned.to(device, non_blocking=True)
+
     def _normalised(self, staged: "torch.Tensor") -> "torch.Tensor":
         """uint8 [..., 3] to the model's dtype on its device, where 1 byte a value is moved, not 4."""
-        import torch
-
-        pixels = staged.to(self._tower.device, non_blocking=True).to(torch.float32)
+        pixels = self._to_device(staged).float()
         return pixels.mul_(self._scale).add_(self._shift).to(self._tower.dtype)
 
     def _require_finite(self, shard: pa.Table, vectors: Vectors) -> None:
@@ -204,7 +206,7 @@ class TextEncoder:
     def __init__(self, config: EmbedConfig, run: EmbedRun) -> None:
         folder = resolve(config.model, config.revision)
         _set_threads(run.threads)
-        self._kind, self._batch_size = family(folder), run.batch_size
+        self._kind, self._dim, self._batch_size = family(folder), geometry(folder).dim, run.batch_size
         self._tower = load_text_tower(folder, config.dtype, run.device)
         self._tokenizer = load_tokenizer(folder)
         # Tokenizers without a limit of their own state 1e30.
@@ -214,10 +216,12 @@ class TextEncoder:
         """float32 [texts, dim], unit length. Texts are cut at the model's number of tokens."""
         import torch
 
-        cuts = [*range(0, len(texts), self._batch_size), len(texts)]
+        vectors = np.empty((len(texts), self._dim), dtype=np.float32)
         with torch.inference_mode():
-            parts = [_unit(pooled(self._tower(**self._tokens(texts[a:b])))) for a, b in pairwise(cuts)]
-        return torch.cat(parts).cpu().numpy()
+            for start in range(0, len(texts), self._batch_size):
+                batch = slice(start, start + self._batch_size)
+                vectors[batch] = _unit(pooled(self._tower(**self._tokens(texts[batch])))).cpu().numpy()
+        return vectors
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
         # SigLIP answers at the last position and was trained on padding, unmasked: with shorter
