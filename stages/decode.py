@@ -13,7 +13,7 @@ from stages import resize
 from stages.base import Image, pack_views, view_column
 from stages.codecs import pixels
 from stages.codecs.errors import BadImageError
-from stages.codecs.header import Header
+from stages.codecs.header import Header, sniff
 from stages.codecs.memory import memory_limit
 from stages.resize import ResizeConfig, plan_resize
 from stages.schemas import Status
@@ -54,6 +54,7 @@ class _Item:
     status: str
     error: str | None
     sha256: str | None = None
+    format: str | None = None
     header: Header | None = None
     views: dict[ResizeConfig, Image] = field(default_factory=dict)
 
@@ -99,6 +100,7 @@ class DecodeImages:
             raise BadImageError(
                 Status.TOO_LARGE, f"{len(data)} bytes are more than the {self._config.max_bytes} allowed"
             )
+        item.format = sniff(data)
         header = item.header = pixels.read_header(data)
         if header.height * header.width > self._config.max_pixels:
             size = f"{header.height} x {header.width} pixels"
@@ -121,7 +123,7 @@ class DecodeImages:
             "image_id": shard.column("image_id"),
             "uri": shard.column("uri"),
             "sha256": pa.array([item.sha256 for item in items], pa.string()),
-            "format": pa.array([header and header.format for header in found], pa.string()),
+            "format": pa.array([item.format for item in items], pa.string()),
             "original_height": pa.array([header and header.height for header in found], pa.int32()),
             "original_width": pa.array([header and header.width for header in found], pa.int32()),
             "height": pa.array([header and header.upright[0] for header in found], pa.int32()),

@@ -26,5 +26,5 @@ def clean(text: str) -> str:
     """A decoder's message without heap addresses, paths, versions and control characters."""
     for pattern, replacement in _NOISE:
         text = pattern.sub(replacement, text)
-    text = text.strip(" '")
+    text = text.strip()
     return text if len(text) <= _LIMIT else text[: _LIMIT - 1] + "…"

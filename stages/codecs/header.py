@@ -47,6 +47,8 @@ class Header:
     width: int
     orientation: int = 1
     alpha: bool = False  # pixels may be transparent
+    animated: bool = False  # told of PNG only
+    pillow: bool = False  # OpenCV reads such a file, but wrongly
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -79,9 +81,6 @@ def parse(data: bytes, name: str) -> Header | None:
                 return _png(data)
             case "webp":
                 return _webp(data)
-            case "gif":
-                width, height = struct.unpack_from("<HH", data, 6)
-                return Header("gif", height, width, alpha=True)
             case "bmp":
                 return _bmp(data)
             case "tiff" if data[2:4] in (b"*\0", b"\0*"):
@@ -147,7 +146,7 @@ def _jpeg(data: bytes) -> Header:
 def _png(data: bytes) -> Header:
     """Also holds every chunk length against the file: libpng allocates what a length says, up to 1 GB."""
     width, height, _, color = struct.unpack_from(">IIBB", data, 16)
-    orientation, alpha, at = 1, color in (4, 6), 8
+    orientation, alpha, animated, at = 1, color in (4, 6), False, 8
     while at + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         kind = data[at + 4 : at + 8]
@@ -156,12 +155,25 @@ def _png(data: bytes) -> Header:
             raise BadImageError(Status.TRUNCATED, f"the png file ends inside its chunk {name!r}")
         if kind == b"tRNS":
             alpha = True
+        elif kind == b"acTL":
+            animated = True
         elif kind == b"eXIf":
             orientation = exif_orientation(data[at + 8 : at + 8 + length])
         elif kind == b"IEND":
             break
         at += 12 + length
-    return Header("png", height, width, orientation, alpha)
+    return Header("png", height, width, orientation, alpha, animated)
+
+
+def still_png(data: bytes) -> bytes:
+    """An animated PNG without its animation: what every program shows that does not animate."""
+    kept, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in (b"acTL", b"fcTL", b"fdAT"):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _webp(data: bytes) -> Header:
@@ -194,15 +206,18 @@ def _webp_orientation(data: bytes) -> int:
 def _bmp(data: bytes) -> Header:
     (size,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
-    (bits,) = struct.unpack_from("<H", data, 24 if size == 12 else 28)
-    return Header("bmp", abs(height), width, alpha=bits in (16, 32))
+    # A fourth byte is alpha only where a mask says so; elsewhere it is padding, often zero.
+    alpha = size >= 56 and data[30] in (3, 6) and data[66:70] != b"\0\0\0\0"
+    return Header("bmp", abs(height), width, alpha=alpha)
 
 
 def _tiff(data: bytes) -> Header:
     tags = _ifd(data)
     if 256 not in tags or 257 not in tags:
         raise BadImageError(Status.UNREADABLE, "the tiff file has no size")
-    return Header("tiff", tags[257], tags[256], exif_orientation(data), alpha=338 in tags)
+    # OpenCV returns transparent colours already multiplied by alpha, some twice, and Lab as if it were RGB.
+    pillow = 338 in tags or tags.get(262) == 8
+    return Header("tiff", tags[257], tags[256], exif_orientation(data), pillow=pillow)
 
 
 def _ifd(data: bytes) -> dict[int, int]:

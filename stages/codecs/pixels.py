@@ -20,7 +20,8 @@ _Array: TypeAlias = npt.NDArray[Any]
 
 # OpenCV reads these in full or not at all, so its refusal is a finding. Pillow accepts damaged PNGs.
 _STRICT = frozenset({"jpeg", "png", "webp"})
-_OPENCV = _STRICT | {"gif", "bmp", "tiff", "avif", "jp2", "pnm"}
+# Not GIF, of which OpenCV loses the transparency of some files.
+_OPENCV = _STRICT | {"bmp", "tiff", "avif", "jp2", "pnm"}
 # What Pillow may take a file for, by its magic bytes: never its EPS, which would start Ghostscript.
 _PILLOW = {
     "gif": ("GIF",),
@@ -71,7 +72,8 @@ def decode(data: bytes, header: Header, reduction: int = 1, restore: bool = True
     `reduction` 2, 4 or 8 returns a JPEG at that fraction of its size, rounded up; other formats
     take no reduction. `restore` accepts a JPEG that lacks only its end marker. Raises BadImageError.
     """
-    pixels = _opencv(data, header, reduction) if header.format in _OPENCV else None
+    opencv = header.format in _OPENCV and not header.pillow
+    pixels = _opencv(data, header, reduction) if opencv else None
     if pixels is None and restore and header.format == "jpeg":
         pixels = _restore(data, header, reduction)
     if pixels is None:
@@ -121,6 +123,8 @@ def _imdecode(data: bytes, flags: int) -> _Array | None:
 
 
 def _opencv(data: bytes, header: Header, reduction: int) -> Image | None:
+    if header.animated:
+        data = headers.still_png(data)
     if header.alpha:
         pixels = _imdecode(data, cv2.IMREAD_UNCHANGED)
         return None if pixels is None else _from_any(pixels)
