@@ -1,0 +1,56 @@
+"""One caption for every picture."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from stages.base import unpack_views
+from stages.generators.image_text_to_text import load_generator, picture_view
+from stages.generators.protocol import Generator, GeneratorConfig, GeneratorRun, Request, generate_matched
+from stages.generators.records import failed, finished
+from stages.resize import ResizeConfig
+from stages.schemas import CAPTION_COLUMN
+
+VERSION = 1
+"""Part of the fingerprint: raised whenever the same config gives other captions."""
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """What a caption is: everything here changes its text."""
+
+    generator: GeneratorConfig
+    prompt: str = "describe the image."
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", self.prompt.strip())
+
+
+def caption_view(config: CaptionConfig) -> ResizeConfig:
+    """The view that the captioner reads, without loading the model. Raises: ModelLoadError."""
+    return picture_view(config.generator)
+
+
+class CaptionImages:
+    """(rows with the view of `caption_view`, `status`, `error`) -> the same rows + `caption`.
+
+    `caption` is a CAPTION_COLUMN struct in every row; where the view is null its text is null and the
+    status is the item's. Raises: ModelLoadError on construction; GenerationError.
+    """
+
+    def __init__(self, config: CaptionConfig, run: GeneratorRun, view: str) -> None:
+        self._generator: Generator = load_generator(config.generator, run)
+        self._prompt, self._view = config.prompt, view
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        images = unpack_views(shard, self._view)
+        requests = [
+            Request(row, image, self._prompt) for row, image in enumerate(images) if image is not None
+        ]
+        results = {result.id: result for result in generate_matched(self._generator, requests)}
+        items = zip(shard.column("status").to_pylist(), shard.column("error").to_pylist(), strict=True)
+        captions = [
+            finished(results[row], "caption") if row in results else failed(status, error)
+            for row, (status, error) in enumerate(items)
+        ]
+        return shard.append_column("caption", pa.array(captions, CAPTION_COLUMN))
