@@ -90,7 +90,7 @@ class ImageTextToText:
         _require_decoder_only(folder, self._model)
         self._settings = _settings(self._model, self._processor.tokenizer, config)
         self._ends = _end_tokens(self._model)
-        self._blip = self._model.config.model_type == "blip"
+        self._cut = int(self._model.config.model_type == "blip")  # BLIP takes the last token of a prompt off
         self._render = PromptRenderer(self._processor)
         self._encoder = self._picture_encoder(run.max_kept_mb)
 
@@ -132,7 +132,7 @@ class ImageTextToText:
         ordered = sorted(asked, key=lambda key: self._cost(asked[key], images[key]))
         for start in range(0, len(ordered), self._batch_size):
             part = {key: images[key] for key in ordered[start : start + self._batch_size]}
-            yield from self._cut(self._rows(part, asked))
+            yield from self._split(self._rows(part, asked))
 
     def _cost(self, requests: Sequence[Request], image: Image) -> tuple[int, tuple[int, ...]]:
         return max(len(self._render(request.prompt)) for request in requests), image.shape
@@ -148,7 +148,7 @@ class ImageTextToText:
             for request in asked[key]
         ]
 
-    def _cut(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    def _split(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Encoded rows apart from the others; for BLIP, whose own `generate` knows no padding, one length."""
         ordered = sorted(rows, key=lambda row: (row.picture is None, len(row)))
         batch: list[_Row] = []
@@ -175,12 +175,12 @@ class ImageTextToText:
         mask = inputs["attention_mask"]
         if not bool(mask[:, -1].all()):
             raise GenerationError("the prompts of a batch are padded on the right")
-        start = inputs["input_ids"].shape[1] - self._blip  # BLIP takes the last token off
+        start = inputs["input_ids"].shape[1] - self._cut
         noise = self._noise(rows)
         tokens = self._model.generate(**inputs, generation_config=self._settings, **self._sampling(noise))
         if noise and not noise.used:
             raise GenerationError(f"{self._config.model} cannot sample: generator.temperature must be 0")
-        lengths = (mask.sum(dim=1) - self._blip).tolist()
+        lengths = (mask.sum(dim=1) - self._cut).tolist()
         return self._results(rows, tokens[:, start:].tolist(), lengths)
 
     def _plain_inputs(self, rows: Sequence[_Row]) -> dict[str, Any]:
