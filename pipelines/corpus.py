@@ -8,15 +8,18 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from stages.schemas import ROW_BITS
 
 SHARD_NAME = re.compile(r"shard-(\d{10})\.parquet")
 PLAN_NAME = re.compile(r"plan-(\d{6})\.parquet")
@@ -168,6 +171,17 @@ class Corpus:
     def read_shard(self, dataset: str, shard: int, columns: Iterable[str] | None = None) -> pa.Table:
         return self.read_parquet(dataset, shard_file(shard), columns=columns)
 
+    def read_rows(self, dataset: str, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """One row for each id, in their order, of a dataset with one row an item."""
+        wanted = np.asarray(ids, dtype=np.int64)
+        shards, position = np.unique(wanted >> ROW_BITS, return_inverse=True)
+        tables = [self.read_shard(dataset, int(shard), columns) for shard in shards]
+        starts = np.cumsum([0, *(len(table) for table in tables)])[:-1]
+        if not tables:
+            return pa.table({name: pa.nulls(0) for name in columns})
+        rows = starts[position] + (wanted & (1 << ROW_BITS) - 1)
+        return pa.concat_tables(tables).take(rows)
+
     def read_parquet(
         self, *parts: str, columns: Iterable[str] | None = None, row_group: int | None = None
     ) -> pa.Table:
@@ -186,13 +200,9 @@ class Corpus:
 
     def datasets(self) -> list[str]:
         """The names of all datasets, such as `items` or `captions/pocket`."""
-        depth = len(self.path().split("/")) - 1
-        found = (
-            info.path.split("/")[depth:-1]
-            for info in self.entries(recursive=True)
-            if info.base_name == "dataset.json"
-        )
-        return sorted("/".join(parts) for parts in found)
+        kinds = [entry.base_name for entry in self.entries() if entry.type == pafs.FileType.Directory]
+        named = [f"{kind}/{entry.base_name}" for kind in kinds for entry in self.entries(kind)]
+        return [name for name in sorted(kinds + named) if self.exists(name, "dataset.json")]
 
     def info(self, dataset: str) -> DatasetInfo | None:
         """None where there is no such dataset, or its `dataset.json` is torn."""

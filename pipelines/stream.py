@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -84,7 +85,20 @@ def dataset_rows(stream: pa.Table, output: Output) -> pa.Table:
         ids, column = ids.take(column.value_parent_indices()), column.flatten()
     if isinstance(column, pa.StructArray):
         return pa.Table.from_arrays([ids, *column.flatten()], schema=output.schema)
-    return pa.Table.from_arrays([ids, column], schema=output.schema)
+    return pa.Table.from_arrays([ids, _storable(column)], schema=output.schema)
+
+
+def _storable(vectors: pa.Array) -> pa.Array:
+    """Lists of nulls for null lists, which no pyarrow up to 25 reads back from Parquet (arrow#35692)."""
+    if not vectors.null_count:
+        return vectors
+    width = vectors.type.list_size
+    missing = np.repeat(vectors.is_null().to_numpy(zero_copy_only=False), width)
+    values = vectors.values.slice(vectors.offset * width, len(vectors) * width)
+    kept = values.to_numpy(zero_copy_only=False)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(kept, vectors.type.value_type, mask=missing), type=vectors.type
+    )
 
 
 def run_stages(shard: pa.Table, stages: Mapping[str, Stage], drop: Sequence[str] = ()) -> pa.Table:

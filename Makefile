@@ -1,0 +1,45 @@
+# `make demo` and `make test` set up what is missing by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+DEMO_PICTURES ?= 2000
+
+.PHONY: demo test test-slow check format bench clean help
+
+help:                ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools wheel
+	@# torch first and by itself: with it there, nothing else pulls in a build of several gigabytes.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,dev]'
+	@touch $@
+
+demo: $(INSTALLED)   ## draws 2,000 pictures, develops them, searches them
+	$(BIN)/python scripts/draw_pictures.py demo/photos --count $(DEMO_PICTURES) --seed 7
+	$(BIN)/darkroom nightly source.path=demo/photos corpus=demo/corpus experiment=demo
+	$(BIN)/python scripts/demo_searches.py demo/photos demo/corpus
+
+test: $(INSTALLED)   ## all tests but the slow ones
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/pytest -m "slow and not gpu"
+
+check: $(INSTALLED)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## rewrites the files as `make check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## the table of ratios in the README
+	$(BIN)/python scripts/bench.py
+
+clean:               ## removes the demo, and what tools left
+	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The menu of configurations: one folder a choice, one file an option."""

@@ -1,0 +1,109 @@
+"""`darkroom PIPELINE key=value …`"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from pipelines import terminal
+from pipelines.config import (
+    PIPELINES,
+    ConfigError,
+    DescribeConfig,
+    Format,
+    NightlyConfig,
+    SearchConfig,
+    load,
+    menu,
+)
+from pipelines.corpus import Corpus, CorpusError
+from pipelines.describe import describe
+from pipelines.index import indexes
+from pipelines.nightly import nightly
+from pipelines.search import search
+from stages.checkpoints import ModelLoadError
+from stages.index.config import IndexConfigError
+from stages.index.files import IndexDamaged
+
+FAILED, WRONG_CONFIGURATION, INTERRUPTED = 1, 2, 130
+
+_USAGE = """darkroom PIPELINE key=value …
+
+  darkroom nightly source.path=DIR corpus=DIR          develop what is new: captions, index, report
+  darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, format=json
+  darkroom describe corpus=DIR                         what a corpus holds; format=json
+
+  darkroom PIPELINE --help                             every key of a pipeline and what it means"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0 when all went well, 1 when it failed, 2 for a wrong configuration."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_USAGE)
+        return 0 if words else WRONG_CONFIGURATION
+    pipeline, overrides = words[0], words[1:]
+    if pipeline not in PIPELINES:
+        return _complain(f"unknown pipeline {pipeline}, allowed: {', '.join(PIPELINES)}", WRONG_CONFIGURATION)
+    if {"-h", "--help"} & set(overrides):
+        print(menu(pipeline))
+        return 0
+    return _run(pipeline, overrides)
+
+
+def _run(pipeline: str, overrides: Sequence[str]) -> int:
+    screen = terminal.console()
+    try:
+        return _PIPELINES[pipeline](load(pipeline, overrides), screen)
+    except (ConfigError, IndexConfigError) as error:
+        return _complain(str(error), WRONG_CONFIGURATION)
+    except (CorpusError, ModelLoadError, IndexDamaged) as error:
+        return _complain(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"darkroom: {text}", file=sys.stderr)
+    return code
+
+
+def _nightly(config: NightlyConfig, screen: Console) -> int:
+    night = nightly(config, screen)
+    if night.report is None:
+        screen.print(f"nothing to do: {night.items:,} images, all of them in {', '.join(night.wanted)}")
+        return 0
+    screen.print(terminal.summary(night.report))
+    screen.print(f"report: {night.page}", soft_wrap=True)
+    return FAILED if night.failed else 0
+
+
+def _search(config: SearchConfig, screen: Console) -> int:
+    hits = search(config)
+    _show(screen, config.format, [asdict(hit) for hit in hits], terminal.hits(hits))
+    return 0
+
+
+def _describe(config: DescribeConfig, screen: Console) -> int:
+    corpus = Corpus(config.corpus)
+    datasets, built = describe(corpus), indexes(corpus)
+    plain = {"datasets": [asdict(one) for one in datasets], "indexes": [asdict(one) for one in built]}
+    _show(screen, config.format, plain, terminal.description(datasets, built))
+    return 0
+
+
+def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
+    if form is Format.JSON:
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
+    else:
+        screen.print(table)
+
+
+_PIPELINES: dict[str, Callable[[Any, Console], int]] = {
+    "nightly": _nightly,
+    "search": _search,
+    "describe": _describe,
+}

@@ -1,0 +1,199 @@
+"""The configuration: dataclasses, their schema in Hydra, and composition with errors of one line."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import conf
+from pipelines.composition import build, checked, explain, thawed
+from pipelines.flow import ClusterConfig
+from pipelines.stream import Actors
+from pipelines.tracking import TrackingConfig
+from stages.caption import CaptionConfig
+from stages.decode import DecodeConfig, DecodeRun
+from stages.embed import EmbedConfig, EmbedRun
+from stages.generators.protocol import GeneratorRun
+from stages.index.config import IndexConfig
+from stages.sources.folder import FolderConfig, FolderRun
+
+CONF = Path(conf.__file__).parent
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message is one line that names the key and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Source(FolderConfig):
+    """`source.path=…` and what counts as an image; `how` never changes a value."""
+
+    path: str = MISSING
+    how: FolderRun = field(default_factory=FolderRun)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """`what` changes values and is in the fingerprint; `how` never does."""
+
+    what: DecodeConfig = field(default_factory=DecodeConfig)
+    how: DecodeRun = field(default_factory=DecodeRun)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    name: str = MISSING
+    what: EmbedConfig = MISSING
+    how: EmbedRun = field(default_factory=EmbedRun)
+    actors: Actors = field(default_factory=Actors)
+
+    def __post_init__(self) -> None:
+        check_name("encoder.name", self.name)
+
+
+@dataclass(frozen=True)
+class Captioner:
+    name: str = MISSING
+    what: CaptionConfig = MISSING
+    how: GeneratorRun = field(default_factory=GeneratorRun)
+    actors: Actors = field(default_factory=Actors)
+
+    def __post_init__(self) -> None:
+        check_name("captioner.name", self.name)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the page of a run shows. `queries`: texts to search for; unset, some captions of the run."""
+
+    pictures: int = 24
+    queries: tuple[str, ...] = ()
+    searches: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("pictures", "searches"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True)
+class NightlyConfig:
+    """The main job: a folder of images to captions, answers, embeddings, an index and a report."""
+
+    corpus: str = MISSING
+    source: Source = MISSING
+    decode: Decoding = field(default_factory=Decoding)
+    encoder: Encoder | None = None
+    captioner: Captioner | None = None
+    questions: tuple[str, ...] = ()
+    answers: str | None = None
+    index: IndexConfig | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    overwrite: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.encoder is None and self.captioner is None:
+            raise ValueError("encoder and captioner are both null: at least one must be set")
+        if self.questions and self.captioner is None:
+            raise ValueError("questions need a model that answers them: set captioner")
+        if self.answers is not None:
+            check_name("answers", self.answers)
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    corpus: str = MISSING
+    text: str | None = None
+    image: str | None = None
+    k: int = 10
+    index: str | None = None
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if (self.text is None) == (self.image is None):
+            raise ValueError('set either text="what to look for" or image=FILE')
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
+
+@dataclass(frozen=True)
+class DescribeConfig:
+    corpus: str = MISSING
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+
+
+PIPELINES: dict[str, type[Any]] = {
+    "nightly": NightlyConfig,
+    "search": SearchConfig,
+    "describe": DescribeConfig,
+}
+
+Config = TypeVar("Config")
+
+
+def check_name(key: str, name: str) -> None:
+    """A dataset's name becomes a folder."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{key} must be made of letters, digits, '.', '_' and '-', got {name!r}")
+
+
+def check_text(key: str, text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"{key} must not be empty")
+
+
+def load(pipeline: str, overrides: Sequence[str]) -> Any:
+    """Composes `conf/PIPELINE.yaml` with the overrides into the pipeline's frozen dataclass.
+
+    Raises: ConfigError, before anything is read or written.
+    """
+    schema = PIPELINES[pipeline]
+    ConfigStore.instance().store(name=f"{pipeline}_schema", node=thawed(schema))
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose(pipeline, [checked(override, schema) for override in overrides])
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        return build(schema, values)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The resolved configuration as plain values. It may hold secrets: redact it before it is saved."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+
+
+def menu(pipeline: str) -> str:
+    """The commented YAML of a pipeline, and of every option of its groups."""
+    files = [CONF / f"{pipeline}.yaml"]
+    if pipeline == "nightly":
+        files += sorted(CONF.glob("*/*.yaml"))
+    return "\n".join(f"# --- {file.relative_to(CONF)}\n{file.read_text('utf-8')}" for file in files)

@@ -1,0 +1,130 @@
+"""Which datasets a night fills: what identifies the values of each, and the stage that makes them."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from pipelines.config import NightlyConfig
+from pipelines.corpus import DatasetInfo, fingerprint
+from pipelines.stream import Output, StageFactory
+from stages import answer, caption, decode, embed, schemas
+from stages.answer import AnswerConfig, AnswerQuestions, answer_view
+from stages.caption import CaptionImages, caption_view
+from stages.checkpoints import resolve, weights_digest
+from stages.embed import EmbedImages, embedding_dim, encoder_view
+from stages.resize import ResizeConfig
+
+ITEMS = "items"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One dataset: what identifies its values, and what of the stream it holds."""
+
+    info: DatasetInfo
+    output: Output
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def kind(self) -> str:
+        """`items`, `embeddings`, `captions` or `answers`."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class ModelProduct(Product):
+    """A dataset that a model makes: the view of the images that its stage reads, and the stage."""
+
+    view: ResizeConfig
+    stage: StageFactory
+
+    @property
+    def view_name(self) -> str:
+        """Equal views have one name, so that datasets that read the same pixels share them."""
+        return view_name(self.view)
+
+
+def view_name(view: ResizeConfig) -> str:
+    return fingerprint(asdict(view))
+
+
+def products(config: NightlyConfig) -> dict[str, Product]:
+    """All datasets that the configuration asks for, by name. Loads no model.
+
+    Raises: ModelLoadError where a checkpoint cannot be found.
+    """
+    found: list[Product] = [_items(config)]
+    if config.encoder is not None:
+        found.append(_embeddings(config))
+    if config.captioner is not None:
+        found.append(_captions(config))
+        if config.questions:
+            found.append(_answers(config))
+    return {product.name: product for product in found}
+
+
+def _decoding(config: NightlyConfig) -> dict[str, Any]:
+    return {"version": decode.VERSION, **asdict(config.decode.what)}
+
+
+def _items(config: NightlyConfig) -> Product:
+    info = DatasetInfo.of(ITEMS, schemas.ITEMS, {"decode": _decoding(config)})
+    return Product(info, Output(ITEMS, schemas.ITEMS))
+
+
+def _embeddings(config: NightlyConfig) -> ModelProduct:
+    assert config.encoder is not None
+    what, name = config.encoder.what, f"embeddings/{config.encoder.name}"
+    view, dim = encoder_view(what), embedding_dim(what)
+    identity = {
+        "decode": _decoding(config),
+        "view": asdict(view),
+        "encoder": {"version": embed.VERSION, "dtype": what.dtype, **_weights(what)},
+    }
+    schema = schemas.embeddings(dim)
+    info = DatasetInfo.of(
+        name, schema, identity, dim=dim, metric="cosine", model=what.model, encoder=asdict(what)
+    )
+    stage = partial(EmbedImages, what, config.encoder.how, view_name(view))
+    return ModelProduct(info, Output(name, schema, "embedding"), view, stage)
+
+
+def _weights(what: Any) -> dict[str, str]:
+    """The weights count, and not where they lie or what they are called there."""
+    return {"weights": weights_digest(resolve(what.model, what.revision))}
+
+
+def _generation(config: NightlyConfig, **rest: Any) -> dict[str, Any]:
+    assert config.captioner is not None
+    generator = config.captioner.what.generator
+    settings = {key: value for key, value in asdict(generator).items() if key not in ("model", "revision")}
+    return {
+        "decode": _decoding(config),
+        "view": asdict(caption_view(config.captioner.what)),
+        "generator": {"version": caption.VERSION, **settings, **_weights(generator)},
+        **rest,
+    }
+
+
+def _captions(config: NightlyConfig) -> ModelProduct:
+    assert config.captioner is not None
+    what, name = config.captioner.what, f"captions/{config.captioner.name}"
+    identity = _generation(config, prompt=what.prompt)
+    info = DatasetInfo.of(name, schemas.CAPTIONS, identity, model=what.generator.model)
+    view = caption_view(what)
+    stage = partial(CaptionImages, what, config.captioner.how, view_name(view))
+    return ModelProduct(info, Output(name, schemas.CAPTIONS, "caption"), view, stage)
+
+
+def _answers(config: NightlyConfig) -> ModelProduct:
+    assert config.captioner is not None
+    name = f"answers/{config.answers or config.captioner.name}"
+    what = AnswerConfig(generator=config.captioner.what.generator, questions=config.questions)
+    identity = _generation(config, questions=config.questions, answers={"version": answer.VERSION})
+    info = DatasetInfo.of(name, schemas.ANSWERS, identity, model=what.generator.model)
+    view = answer_view(what)
+    stage = partial(AnswerQuestions, what, config.captioner.how, view_name(view))
+    return ModelProduct(info, Output(name, schemas.ANSWERS, "answers"), view, stage)

@@ -1,0 +1,96 @@
+"""One night: what it was asked, what it has done, and the record it leaves under `runs/RUN/`."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pipelines.config import NightlyConfig, as_dict, to_yaml
+from pipelines.corpus import Corpus
+from pipelines.datasets import Product
+from pipelines.facts import IndexFacts, Report
+from pipelines.plan import SourceDiff, planned_shards
+from pipelines.redact import redact
+from pipelines.report import render
+from pipelines.stream import ShardResult
+from pipelines.tally import Tally
+from pipelines.terminal import ProgressDisplay
+from pipelines.tracking import Tracker
+
+_TRACKED_EVERY_S = 5.0
+
+
+@dataclass
+class Night:
+    """The state of a run. `notes`: lines that a person should not miss; `report`: None until there is one."""
+
+    config: NightlyConfig
+    corpus: Corpus
+    wanted: Mapping[str, Product]
+    diff: SourceDiff
+    items: int
+    tally: Tally
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    indexes: tuple[IndexFacts, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    failed: bool = False
+    report: Report | None = None
+
+    @classmethod
+    def begin(
+        cls, config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], diff: SourceDiff
+    ) -> "Night":
+        planned = planned_shards(corpus)
+        done = Counter({name: len(corpus.shards(name)) for name in wanted})
+        tally = Tally(dict.fromkeys(wanted, len(planned)), done)
+        return cls(config, corpus, wanted, diff, sum(shard.rows for shard in planned), tally)
+
+    @property
+    def run(self) -> str:
+        """Sorts by time; no dataset is ever named by a clock, only this record is."""
+        return f"{self.started:%Y%m%dT%H%M%S}{self.started.microsecond // 1000:03d}Z"
+
+    @property
+    def seconds(self) -> float:
+        return (datetime.now(UTC) - self.started).total_seconds()
+
+    @property
+    def page(self) -> str:
+        return self.corpus.path("runs", self.run, "report.html")
+
+
+class Live:
+    """Whoever wants to know of each finished shard: the screen at once, the tracker every 5 s."""
+
+    def __init__(self, tally: Tally, tracker: Tracker, display: ProgressDisplay) -> None:
+        self._tally, self._tracker, self._display = tally, tracker, display
+        self._tracked = time.monotonic()
+        display.update(tally.progress())
+
+    def add(self, result: ShardResult) -> None:
+        self._tally.add(result)
+        self._display.update(self._tally.progress())
+        if time.monotonic() - self._tracked >= _TRACKED_EVERY_S:
+            self._tracker.metrics(self._tally.metrics(), step=len(self._tally.shards))
+            self._tracked = time.monotonic()
+
+
+def save_record(night: Night, tracker: Tracker) -> None:
+    """Writes `runs/RUN/`: the resolved configuration without secrets, the numbers, the page."""
+    assert night.report is not None
+    metrics = night.tally.metrics() | {
+        f"{index.name}/recall_at_10": index.recall_at_10
+        for index in night.indexes
+        if index.recall_at_10 is not None
+    }
+    files = {
+        "config.yaml": to_yaml(redact(as_dict(night.config))),
+        "metrics.json": json.dumps(metrics | {"seconds": night.seconds}, indent=2),
+        "report.html": render(night.report),
+    }
+    for name, text in files.items():
+        night.corpus.write_bytes(text.encode(), "runs", night.run, name)
+        tracker.text(text, name)
+    tracker.metrics(metrics, step=len(night.tally.shards))

@@ -1,0 +1,189 @@
+"""What the page of a night shows: read from the shards that the night wrote, and no others."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.corpus import Corpus
+from pipelines.datasets import ITEMS
+from pipelines.facts import (
+    Answer,
+    Command,
+    Example,
+    Hit,
+    Model,
+    PatchSavings,
+    Picture,
+    Reject,
+    Report,
+    SampleSearch,
+    Totals,
+)
+from pipelines.night import Night
+from pipelines.report import thumbnail
+from pipelines.search import Searcher
+from stages.base import Image, unpack_views
+from stages.decode import DecodeImages
+from stages.resize import Policy, ResizeConfig
+from stages.schemas import shard_of
+from stages.sources.folder import ReadFolder
+
+_THUMBNAIL = 240
+_EXAMPLES = 5
+_HITS = 6
+
+
+def night_report(night: Night) -> Report:
+    """Everything on the page. Raises what reading the corpus raises."""
+    chosen = _choose_pictures(night)
+    pictures = _pictures(night, chosen)
+    rejected = night.tally.rejected(ITEMS)
+    new = night.tally.rows[ITEMS]
+    return Report(
+        pipeline="nightly",
+        run=night.run,
+        corpus=night.config.corpus,
+        started=night.started,
+        totals=Totals(night.items, new - rejected, rejected, new, night.seconds),
+        stages=night.tally.stages(),
+        rejects=tuple(_rejects(night)),
+        savings=_savings(night),
+        indexes=night.indexes,
+        pictures=pictures,
+        searches=tuple(_searches(night, pictures)),
+        models=tuple(
+            Model(name, str(product.info.properties.get("model", "")), product.info.fingerprint)
+            for name, product in night.wanted.items()
+            if name != ITEMS
+        ),
+        commands=_commands(night),
+        notes=tuple(night.notes),
+    )
+
+
+def _rejects(night: Night) -> Iterable[Reject]:
+    for dataset, reasons in night.tally.rejects.items():
+        for reason, count in reasons.most_common():
+            shards = night.tally.rejects_in[dataset, reason]
+            yield Reject(reason, count, _examples(night.corpus, dataset, reason, shards), dataset)
+
+
+def _examples(corpus: Corpus, dataset: str, reason: str, shards: Sequence[int]) -> tuple[Example, ...]:
+    found: list[Example] = []
+    for shard in shards:
+        table = corpus.read_shard(dataset, shard, ["image_id", "status", "error"])
+        bad = table.filter(pc.equal(table["status"], reason)).slice(0, _EXAMPLES - len(found)).to_pylist()
+        uris = corpus.read_rows(ITEMS, [row["image_id"] for row in bad], ["uri"])["uri"].to_pylist()
+        found += [Example(uri, row["error"] or "") for uri, row in zip(uris, bad, strict=True)]
+    return tuple(found)
+
+
+def _savings(night: Night) -> tuple[PatchSavings, ...]:
+    totals, encoder = night.tally.totals, night.config.encoder
+    if encoder is None or "patches" not in totals:
+        return ()
+    return (PatchSavings(encoder.name, int(totals["patches"]), int(totals["patches_undetailed"])),)
+
+
+def _choose_pictures(night: Night) -> list[int]:
+    """Ids of random `ok` items of this night, from at most eight of its shards."""
+    generator = np.random.default_rng(night.config.report.seed)
+    shards = sorted(set(night.tally.shards))
+    some = sorted(generator.choice(shards, min(8, len(shards)), replace=False)) if shards else []
+    ids: list[int] = []
+    for shard in some:
+        items = night.corpus.read_shard(ITEMS, int(shard), ["image_id", "status"])
+        ids += items.filter(pc.equal(items["status"], "ok"))["image_id"].to_pylist()
+    count = min(night.config.report.pictures, len(ids))
+    return sorted(int(item) for item in generator.choice(ids, count, replace=False)) if ids else []
+
+
+def _pictures(night: Night, ids: Sequence[int]) -> tuple[Picture, ...]:
+    thumbnails = _thumbnails(night, ids)
+    uris = night.corpus.read_rows(ITEMS, ids, ["uri"])["uri"].to_pylist()
+    captions = _column(night, "captions", ids, "caption")
+    answers = _answers(night, ids)
+    return tuple(
+        Picture(shown, uri, item, caption, answers.get(item, ()))
+        for item, uri, caption in zip(ids, uris, captions, strict=True)
+        if (shown := thumbnails[item]) is not None
+    )
+
+
+def _dataset(night: Night, kind: str) -> str | None:
+    return next((name for name, product in night.wanted.items() if product.kind == kind), None)
+
+
+def _column(night: Night, kind: str, ids: Sequence[int], column: str) -> list[Any]:
+    dataset = _dataset(night, kind)
+    if dataset is None:
+        return [None] * len(ids)
+    values: list[Any] = night.corpus.read_rows(dataset, ids, [column])[column].to_pylist()
+    return values
+
+
+def _answers(night: Night, ids: Sequence[int]) -> dict[int, tuple[Answer, ...]]:
+    dataset = _dataset(night, "answers")
+    found: dict[int, tuple[Answer, ...]] = {}
+    if dataset is None:
+        return found
+    for shard in sorted({shard_of(item) for item in ids}):
+        table = night.corpus.read_shard(dataset, shard, ["image_id", "question", "answer"])
+        wanted = table.filter(pc.is_in(table["image_id"], pa.array(ids, pa.int64())))
+        for row in wanted.to_pylist():
+            answer = Answer(row["question"], row["answer"] or "")
+            found[row["image_id"]] = (*found.get(row["image_id"], ()), answer)
+    return found
+
+
+def _thumbnails(night: Night, ids: Sequence[int]) -> dict[int, str | None]:
+    """Read from the source again: the corpus keeps no pixels."""
+    uris = night.corpus.read_rows(ITEMS, ids, ["uri"])["uri"]
+    rows = pa.table({"image_id": pa.array(ids, pa.int64()), "uri": uris})
+    view = ResizeConfig(policy=Policy.FIT, size=_THUMBNAIL)
+    decode = DecodeImages(night.config.decode.what, night.config.decode.how, {"thumbnail": view})
+    images: list[Image | None] = unpack_views(
+        decode(ReadFolder(night.config.source, night.config.source.how)(rows)), "thumbnail"
+    )
+    return {
+        item: None if image is None else thumbnail(image, _THUMBNAIL)
+        for item, image in zip(ids, images, strict=True)
+    }
+
+
+def _searches(night: Night, pictures: Sequence[Picture]) -> Iterable[SampleSearch]:
+    """The configured texts, or captions of the night; and one picture."""
+    encoder, count = night.config.encoder, night.config.report.searches
+    if encoder is None or not night.indexes or not count or not pictures:
+        return
+    searcher = Searcher(night.corpus, encoder.name)
+    texts: Sequence[str] = ()
+    if searcher.reads_text:
+        captions = dict.fromkeys(picture.caption for picture in pictures if picture.caption)
+        texts = night.config.report.queries or tuple(captions)[:count]
+    for text in texts:
+        yield SampleSearch(text, _with_thumbnails(night, searcher.text(text, _HITS)))
+    picture = pictures[-1]
+    yield SampleSearch(
+        picture.uri, _with_thumbnails(night, searcher.item(picture.image_id, _HITS)), picture.thumbnail
+    )
+
+
+def _with_thumbnails(night: Night, hits: Sequence[Hit]) -> tuple[Hit, ...]:
+    pictures = _thumbnails(night, [hit.image_id for hit in hits])
+    return tuple(Hit(hit.score, hit.image_id, hit.uri, hit.caption, pictures[hit.image_id]) for hit in hits)
+
+
+def _commands(night: Night) -> tuple[Command, ...]:
+    corpus = shlex.quote(f"corpus={night.config.corpus}")
+    source = shlex.quote(f"source.path={night.config.source.path}")
+    search = [Command("Search it", f'darkroom search {corpus} text="…" k=10')] if night.indexes else []
+    return (
+        Command("Work on what is new", f"darkroom nightly {source} {corpus}"),
+        *search,
+        Command("See what it holds", f"darkroom describe {corpus}"),
+    )

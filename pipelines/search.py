@@ -1,0 +1,187 @@
+"""Reading an index: the pictures of a corpus that are nearest to a text, to a file, or to one of them."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.composition import build
+from pipelines.config import SearchConfig
+from pipelines.corpus import Corpus, CorpusError
+from pipelines.facts import Hit
+from pipelines.index import current_generation, open_index
+from stages.checkpoints import resolve, weights_digest
+from stages.decode import DecodeConfig, DecodeImages, DecodeRun
+from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, encoder_view
+from stages.index.search import Neighbours
+from stages.index.search import search as search_index
+from stages.index.vectors import Ids, Vectors, vectors_of
+from stages.schemas import ROW_BITS, Status, shard_of
+from stages.towers import Family, family
+
+# The candidates of a query lie in as many shards; a bucket answers each read in 10 to 100 ms.
+_READERS = 8
+
+
+def search(config: SearchConfig) -> list[Hit]:
+    """What the command line asks for. Raises: CorpusError, ModelLoadError, IndexDamaged."""
+    corpus = Corpus(config.corpus)
+    searcher = Searcher(corpus, config.index or only_index(corpus))
+    if config.text is not None:
+        return searcher.text(config.text, config.k)
+    return searcher.image(str(config.image), config.k)
+
+
+def only_index(corpus: Corpus) -> str:
+    """The name of the index, where there is no choice. Raises: CorpusError."""
+    names: list[str] = [info.base_name for info in corpus.entries("index")]
+    ready = [name for name in names if current_generation(corpus, name)]
+    if len(ready) == 1:
+        return ready[0]
+    if not ready:
+        raise CorpusError(f"{corpus.location} has no index: run darkroom nightly first")
+    raise CorpusError(f"{corpus.location} has several indexes, choose one of index={', index='.join(ready)}")
+
+
+class Searcher:
+    """The current generation of an index, opened once. Scores are cosine similarities, exact.
+
+    The models load at the first query that needs them. Raises: CorpusError, IndexDamaged.
+    """
+
+    def __init__(self, corpus: Corpus, name: str) -> None:
+        import torch  # noqa: F401  before faiss, whose OpenMP is another one
+
+        self._corpus, self._name, self._dataset = corpus, name, f"embeddings/{name}"
+        self._index, self._meta = open_index(corpus, name)
+        info = corpus.info(self._dataset)
+        if info is None or info.fingerprint != self._meta.source.get("embeddings"):
+            raise CorpusError(
+                f"index {name} is not of the present {self._dataset}: run darkroom nightly again"
+            )
+        self._info = info
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the encoder has a text tower."""
+        return family(resolve(self._encoder.model, self._encoder.revision)) not in (Family.VIT, Family.DINOV2)
+
+    def text(self, text: str, k: int) -> list[Hit]:
+        """The `k` pictures that fit the text best. Raises: CorpusError, ModelLoadError."""
+        return self._hits(self._find(self._text_encoder.encode([text]), k))
+
+    def image(self, file: str, k: int) -> list[Hit]:
+        """The `k` pictures nearest to that of a file. Raises: CorpusError, ModelLoadError."""
+        try:
+            data = Path(file).expanduser().read_bytes()
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read: {error.strerror}") from error
+        decoded = self._decoder(_one_row(file, data))
+        if decoded["status"][0].as_py() != Status.OK:
+            raise CorpusError(f"{file} cannot be searched for: {decoded['error'][0].as_py()}")
+        return self._hits(self._find(vectors_of(self._image_encoder(decoded))[1], k))
+
+    def item(self, image_id: int, k: int) -> list[Hit]:
+        """The `k` other pictures nearest to one of the corpus. Raises: CorpusError."""
+        query = self._fetch(np.array([image_id], dtype=np.int64))
+        found = self._find(query, k + 1)
+        others = found.ids[0] != image_id
+        return self._hits(Neighbours(found.ids[:, others][:, :k], found.scores[:, others][:, :k]))
+
+    def _find(self, query: Vectors, k: int) -> Neighbours:
+        candidates = k * self._meta.rerank
+        return search_index(self._index, query, k, candidates=candidates, fetch=self._fetch)
+
+    def _fetch(self, ids: Ids) -> Vectors:
+        """The stored vectors of ids int64 [n]: float16 [n, dim]."""
+        shards, part = np.unique(ids >> ROW_BITS, return_inverse=True)
+        with ThreadPoolExecutor(_READERS) as readers:
+            rows = [ids[part == number] for number in range(len(shards))]
+            parts = list(readers.map(self._fetch_from, shards.tolist(), rows))
+        vectors = np.empty((len(ids), self._meta.dim), np.float16)
+        for number, found in enumerate(parts):
+            vectors[part == number] = found
+        return vectors
+
+    def _fetch_from(self, shard: int, ids: Ids) -> Vectors:
+        try:
+            table = self._corpus.read_shard(self._dataset, shard, ["image_id", "embedding"])
+        except FileNotFoundError as error:
+            raise CorpusError(f"{self._dataset} has no shard {shard}: run darkroom nightly again") from error
+        stored, vectors = vectors_of(table)
+        rows = np.minimum(np.searchsorted(stored, ids), max(len(stored) - 1, 0))
+        missing = ids[stored[rows] != ids] if len(stored) else ids
+        if len(missing):
+            raise CorpusError(f"{self._dataset} has no vector for image_id {missing[0]}")
+        return vectors[rows]
+
+    def _hits(self, found: Neighbours) -> list[Hit]:
+        ids = [item for item in found.ids[0].tolist() if item >= 0]
+        uris = self._corpus.read_rows("items", ids, ["uri"])["uri"].to_pylist()
+        return [
+            Hit(float(score), item, uri, self._caption(item))
+            for item, uri, score in zip(ids, uris, found.scores[0], strict=False)
+        ]
+
+    def _caption(self, item: int) -> str | None:
+        """None where the picture has none, or its shard was not captioned yet."""
+        dataset = self._captions
+        if dataset is None or shard_of(item) not in self._captioned:
+            return None
+        caption = self._corpus.read_rows(dataset, [item], ["caption"])["caption"][0].as_py()
+        return None if caption is None else str(caption)
+
+    @cached_property
+    def _captions(self) -> str | None:
+        """The captions that share the index's name, or the first."""
+        names = [info.base_name for info in self._corpus.entries("captions")]
+        chosen = self._name if self._name in names else next(iter(names), None)
+        return None if chosen is None else f"captions/{chosen}"
+
+    @cached_property
+    def _captioned(self) -> frozenset[int]:
+        return frozenset(self._corpus.shards(self._captions)) if self._captions else frozenset()
+
+    # The models, as the dataset records them
+
+    @cached_property
+    def _encoder(self) -> EmbedConfig:
+        recorded: EmbedConfig = build(EmbedConfig, self._info.properties["encoder"], "encoder")
+        digest = weights_digest(resolve(recorded.model, recorded.revision))
+        if digest != self._info.identity["encoder"]["weights"]:
+            raise CorpusError(f"the weights of {recorded.model} are not those that made {self._dataset}")
+        return recorded
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return TextEncoder(self._encoder, EmbedRun())
+
+    @cached_property
+    def _image_encoder(self) -> EmbedImages:
+        return EmbedImages(self._encoder, EmbedRun(), "query")
+
+    @cached_property
+    def _decoder(self) -> DecodeImages:
+        recorded = _without_version(self._info.identity["decode"])
+        config: DecodeConfig = build(DecodeConfig, recorded, "decode")
+        return DecodeImages(config, DecodeRun(), {"query": encoder_view(self._encoder)})
+
+
+def _without_version(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key != "version"}
+
+
+def _one_row(file: str, data: bytes) -> pa.Table:
+    return pa.table(
+        {
+            "image_id": pa.array([0], pa.int64()),
+            "uri": pa.array([file], pa.string()),
+            "bytes": pa.array([data], pa.large_binary()),
+            "status": pa.array([Status.OK.value], pa.string()),
+            "error": pa.array([None], pa.string()),
+        }
+    )
