@@ -88,24 +88,19 @@ def load(
     Reads safetensors only, runs no code of the checkpoint, and uses no network.
     Raises: ModelLoadError, also when a tensor is missing or has another shape.
     """
-    from safetensors import SafetensorError
-
     place = torch_device(device)
     _require_safetensors(folder)
-    try:
-        with quiet():
-            model, info = model_class.from_pretrained(
-                folder,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are reported by name below
-                dtype=torch_dtype(dtype, place),
-                **options,
-            )
-    except (ImportError, KeyError, OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ModelLoadError(f"{folder} cannot be loaded: {_one_line(error)}") from error
+    with loading(folder):
+        model, info = model_class.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported by name below
+            dtype=torch_dtype(dtype, place),
+            **options,
+        )
     _require_complete(folder, info)
     return model.to(place).eval()
 
@@ -132,6 +127,16 @@ def torch_dtype(dtype: Dtype, device: "torch.device") -> "torch.dtype":
             return torch.bfloat16
         case Dtype.FLOAT16:
             return torch.float16
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Around any `from_pretrained`: quiet, and whatever fails in it is raised as ModelLoadError."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # a broken file fails as one of a dozen types, down to StrictDataclassError
+        raise ModelLoadError(f"{folder} cannot be loaded: {_one_line(error)}") from error
 
 
 @contextmanager
@@ -200,8 +205,8 @@ def _enumerate(names: Iterable[str], limit: int = 5) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 def _content_sha256(file: Path) -> str:

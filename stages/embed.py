@@ -188,15 +188,14 @@ class EmbedImages:
         return pixels.mul_(self._scale).add_(self._shift).to(self._tower.dtype)
 
     def _require_finite(self, shard: pa.Table, vectors: Vectors) -> None:
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        bad = _not_finite(vectors)
         if not len(bad):
             return
         named = "image_id" in shard.column_names
         rows = shard.column("image_id").take(pa.array(bad[:5])).to_pylist() if named else bad[:5].tolist()
         raise EmbedError(
             f"{self._model_name} gave vectors that are not finite for {len(bad)} of {len(vectors)} rows, "
-            f"{'image_id' if named else 'rows'} {', '.join(map(str, rows))}{' ...' if len(bad) > 5 else ''}; "
-            "with dtype float16, try bfloat16 or float32"
+            f"{'image_id' if named else 'row'} {', '.join(map(str, rows))}{', ...' if len(bad) > 5 else ''}"
         )
 
 
@@ -206,14 +205,18 @@ class TextEncoder:
     def __init__(self, config: EmbedConfig, run: EmbedRun) -> None:
         folder = resolve(config.model, config.revision)
         _set_threads(run.threads)
-        self._kind, self._dim, self._batch_size = family(folder), geometry(folder).dim, run.batch_size
+        self._model_name, self._batch_size = config.model, run.batch_size
+        self._kind, self._dim = family(folder), geometry(folder).dim
         self._tower = load_text_tower(folder, config.dtype, run.device)
         self._tokenizer = load_tokenizer(folder)
         # Tokenizers without a limit of their own state 1e30.
         self._max_tokens = min(self._tokenizer.model_max_length, self._tower.config.max_position_embeddings)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """float32 [texts, dim], unit length. Texts are cut at the model's number of tokens."""
+        """float32 [texts, dim], unit length. Texts are cut at the model's number of tokens.
+
+        Raises: EmbedError for a vector that is not finite.
+        """
         import torch
 
         vectors = np.empty((len(texts), self._dim), dtype=np.float32)
@@ -221,6 +224,8 @@ class TextEncoder:
             for start in range(0, len(texts), self._batch_size):
                 batch = slice(start, start + self._batch_size)
                 vectors[batch] = _unit(pooled(self._tower(**self._tokens(texts[batch])))).cpu().numpy()
+        for row in _not_finite(vectors):
+            raise EmbedError(f"{self._model_name} gave a vector that is not finite for {texts[row]!r}")
         return vectors
 
     def _tokens(self, texts: Sequence[str]) -> dict[str, Any]:
@@ -251,6 +256,11 @@ def _unit(vectors: "torch.Tensor") -> "torch.Tensor":
     """In float32; a vector of length 0 becomes NaN, to be found with the others that are not finite."""
     vectors = vectors.float()
     return vectors.div_(vectors.square().sum(dim=-1, keepdim=True).sqrt())
+
+
+def _not_finite(vectors: Vectors) -> npt.NDArray[np.intp]:
+    """Rows that hold an infinity or NaN."""
+    return np.flatnonzero(~np.isfinite(vectors).all(axis=1))
 
 
 def _fill_patches(rows: npt.NDArray[np.uint8], image: Image, patch: int) -> None:

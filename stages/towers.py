@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.checkpoints import Device, Dtype, ModelLoadError, load, quiet, read_json
+from stages.checkpoints import Device, Dtype, ModelLoadError, load, loading, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class Geometry:
     patch_size: int
 
 
-# The defaults of transformers' configs: save_pretrained leaves out nothing, but hub files may.
+# The defaults of transformers' configs, for the keys that a config.json leaves out.
 _DEFAULTS = {
     Family.CLIP: Geometry(dim=512, image_size=224, patch_size=32),
     Family.SIGLIP: Geometry(dim=768, image_size=224, patch_size=16),
@@ -104,11 +104,8 @@ def load_tokenizer(folder: Path) -> Any:
     """Raises: ModelLoadError."""
     from transformers import AutoTokenizer
 
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelLoadError(f"{folder} has no tokenizer that loads: {error}".splitlines()[0]) from error
+    with loading(folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def pooled(output: Any) -> "torch.Tensor":
@@ -125,7 +122,7 @@ def _clip_config(folder: Path, tower: str) -> Any:
     """The config of one CLIP tower, with the projection's size, which only the whole's config states."""
     from transformers import CLIPConfig
 
-    with quiet():
+    with loading(folder):
         whole = CLIPConfig.from_pretrained(folder, local_files_only=True)
     config = getattr(whole, tower)
     config.projection_dim = whole.projection_dim

@@ -118,6 +118,15 @@ def test_load_truncated_weights_raises_one_line(copy: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("vision", [3, {"hidden_size": "wide"}, {"hidden_size": 63}, {"hidden_act": "none"}])
+def test_load_broken_config_raises_one_line(copy: Path, vision: object) -> None:
+    config = read_json(copy, "config.json") | {"vision_config": vision}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelLoadError, match="cannot be loaded") as raised:
+        load(transformers.SiglipVisionModel, copy)
+    assert "\n" not in str(raised.value)
+
+
 def test_load_checkpoint_with_code_of_its_own_does_not_run_it(copy: Path) -> None:
     config = read_json(copy, "config.json")
     config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}

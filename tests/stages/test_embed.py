@@ -154,7 +154,7 @@ def test_embed_vectors_that_are_not_finite_raise_and_name_the_rows(
     tensors = load_file(folder / "model.safetensors")
     tensors["layernorm.bias"][3] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EmbedError, match="not finite for 1 of 2 rows, image_id 1001;"):
+    with pytest.raises(EmbedError, match=r"not finite for 1 of 2 rows, image_id 1001$"):
         embed(EmbedConfig(str(folder)), [None, *noise((SIDE, SIDE))])
 
 
@@ -243,6 +243,22 @@ def test_text_longer_than_the_model_reads_is_cut(checkpoint: Checkpoints) -> Non
 
 def test_text_none_at_all_gives_an_empty_array(checkpoint: Checkpoints) -> None:
     assert TextEncoder(EmbedConfig(str(checkpoint("clip"))), RUN).encode([]).shape == (0, DIMS["clip"])
+
+
+def test_text_vector_that_is_not_finite_raises_and_names_the_text(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path, "siglip")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["text_model.head.bias"][3] = float("inf")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EmbedError, match="not finite for 'a cat'"):
+        TextEncoder(EmbedConfig(str(folder)), RUN).encode(["a cat"])
+
+
+def test_text_tokenizer_that_is_not_there_raises(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path, "siglip")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        TextEncoder(EmbedConfig(str(folder)), RUN)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2"])
