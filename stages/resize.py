@@ -199,7 +199,7 @@ def apply(image: Image, plan: ResizePlan, reduction: int = 1) -> Image:
     if plan.scaled == plan.canvas:
         return scaled
     height, width = plan.canvas
-    if plan.top <= 0 and plan.left <= 0:
+    if plan.scaled[0] >= height and plan.scaled[1] >= width:
         return np.ascontiguousarray(scaled[-plan.top :, -plan.left :][:height, :width])
     canvas = np.empty((height, width, 3), dtype=np.uint8)
     canvas[:] = plan.background

@@ -42,8 +42,8 @@ _REDUCED = {
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-# Bytes without a marker among them, to be read as Huffman codes.
-_FILLER = bytes((37 * at + 11) % 255 for at in range(64))
+# Bytes to be read as Huffman codes: without a marker among them, beginning with any two bits.
+_FILLERS = tuple(bytes([value]) * 64 for value in (0x33, 0x55, 0xAA, 0xFE))
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -141,12 +141,15 @@ def _restore(data: bytes, header: Header, reduction: int) -> Image | None:
     With an end marker appended OpenCV decodes any beginning of a JPEG and makes up the rest. But a
     decoder that has all it needs does not care what else comes before the marker, and one that
     lacks a block does: of 1,000 photos cut anywhere none passed, of 125 without a marker all did.
+    A progressive JPEG cut exactly between two scans does pass: it is a whole, coarser picture.
     """
+    data = data.rstrip(b"\xff")  # half a marker
     pixels = _opencv(data + _END_OF_JPEG, header, reduction)
     if pixels is None:
         return None
-    other = _opencv(data + _FILLER + _END_OF_JPEG, header, reduction)
-    return pixels if other is not None and np.array_equal(pixels, other) else None
+    others = (_opencv(data + filler + _END_OF_JPEG, header, reduction) for filler in _FILLERS)
+    same = all(other is not None and np.array_equal(pixels, other) for other in others)
+    return pixels if same else None
 
 
 def _from_any(pixels: _Array) -> Image:
