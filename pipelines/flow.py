@@ -91,7 +91,7 @@ def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
         _shard_source(flow.corpus, shards), override_num_blocks=len(shards), **_TASK
     )
     for step in flow.steps:
-        stream = _append(stream, step)
+        stream = _append(stream, step, len(shards))
     written = stream.map_batches(partial(_write_shard, flow), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
     with _plain_errors():
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -107,7 +107,7 @@ _TASK: dict[str, Any] = {"num_cpus": 1, "memory": 512 * 1024 * 1024}
 _WRITE_CPUS = 0.25  # compression of a shard's rows is milliseconds beside what made them
 
 
-def _append(stream: Any, step: Step) -> Any:
+def _append(stream: Any, step: Step, shards: int) -> Any:
     from ray.data import ActorPoolStrategy
 
     if step.actors is None:
@@ -115,7 +115,7 @@ def _append(stream: Any, step: Step) -> Any:
     return stream.map_batches(
         _LoadedStep,
         fn_constructor_args=(step,),
-        compute=ActorPoolStrategy(size=step.actors.count),
+        compute=ActorPoolStrategy(size=min(step.actors.count, shards)),
         num_cpus=step.actors.cpus,
         num_gpus=step.actors.gpus,
         **_WHOLE_SHARDS,

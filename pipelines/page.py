@@ -66,8 +66,12 @@ def night_report(night: Night) -> Report:
 
 
 def _rejects(night: Night) -> Iterable[Reject]:
+    """Of the items, and reasons that only another dataset has: a bad image is bad everywhere."""
+    inherited = set(night.tally.rejects.get(ITEMS, ()))
     for dataset, reasons in night.tally.rejects.items():
         for reason, count in reasons.most_common():
+            if dataset != ITEMS and reason in inherited:
+                continue
             shards = night.tally.rejects_in[dataset, reason]
             yield Reject(reason, count, _examples(night.corpus, dataset, reason, shards), dataset)
 

@@ -1,0 +1,91 @@
+"""Imports run one way: schemas <- base <- stages <- pipelines <- cli, and each big library has one door."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("stages/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
+
+# Which files may import a library at all.
+DOORS = {
+    "ray": {"pipelines/flow.py"},
+    "mlflow": {"pipelines/tracking.py", "pipelines/recorder.py"},
+    "hydra": {"pipelines/config.py", "pipelines/cli.py"},
+    "omegaconf": {"pipelines/config.py", "pipelines/cli.py"},
+    "faiss": {"stages/index/blas.py"},
+}
+# Files whose classes are stages: none imports another.
+STAGES = {"decode", "embed", "caption", "answer", "count", "sources.folder"}
+# What a pipelines module may import of its own package: only names further left.
+LAYERS = [
+    {"redact", "legible", "quantities", "provenance", "facts", "composition"},
+    {"corpus", "report", "terminal", "recorder"},
+    {"plan", "stream", "tracking", "index"},
+    {"flow", "tally"},
+    {"config"},
+    {"datasets", "search", "describe"},
+    {"night"},
+    {"page"},
+    {"nightly"},
+    {"cli"},
+]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; not those for type checking only."""
+    tree = ast.parse(path.read_text("utf-8"))
+    skipped = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_module_imports_libraries_only_through_their_door(path: Path) -> None:
+    used = {module.split(".")[0] for module in _imports(path)} & DOORS.keys()
+    assert [library for library in used if _name(path) not in DOORS[library]] == []
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if _name(p).startswith("stages/")], ids=_name)
+def test_stage_module_imports_neither_pipelines_nor_another_stage(path: Path) -> None:
+    own = _name(path).removeprefix("stages/").removesuffix(".py").replace("/", ".")
+    for module in _imports(path):
+        assert module.split(".")[0] not in ("pipelines", "conf", "tests"), module
+        other = module.removeprefix("stages.")
+        assert not (module != other and other in STAGES and own in STAGES and other != own), module
+
+
+def test_schemas_and_base_import_nothing_above_them() -> None:
+    own = {"stages/schemas.py": set(), "stages/base.py": {"stages.schemas"}}
+    for name, allowed in own.items():
+        used = {module for module in _imports(ROOT / name) if module.startswith(("stages", "pipelines"))}
+        assert used <= allowed, name
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if _name(p).startswith("pipelines/")], ids=_name)
+def test_pipeline_module_imports_only_lower_layers(path: Path) -> None:
+    rank = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    own = path.stem
+    if own == "__init__":
+        return
+    assert own in rank, f"{own} has no layer yet"
+    used = {module.split(".")[1] for module in _imports(path) if module.startswith("pipelines.")}
+    above = [name for name in used if rank[name] > rank[own]]
+    assert above == []
