@@ -16,14 +16,15 @@ _SECRET_WORDS = frozenset(
 _KEY_KINDS = frozenset({"api", "access", "secret", "private", "account", "shared", "encryption", "signing"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
+# Every repetition has a bound: without one, a megabyte of letters takes minutes.
 _SECRET_NAME = (
-    r"(?:[\w.-]*(?:token|secret|passw(?:or)?d|passphrase|pwd|credentials?|api[_-]?key|access[_-]?key"
-    r"|account[_-]?key|signature)|[\w-]*[_-]auth|auth|sig|sas|code|key)"
+    r"(?:[\w.-]{0,64}(?:token|secret|passw(?:or)?d|passphrase|pwd|credentials?|api[_-]?key|access[_-]?key"
+    r"|account[_-]?key|signature)|[\w-]{0,64}[_-]auth|auth|sig|sas|code|key)"
 )
-_USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#\s]*@")
+_USER_INFO = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]{0,40}://)[^/?#\s]*@")
 _QUERY = re.compile(rf"(?P<name>[?&;]{_SECRET_NAME}=)[^&#\s'\"]+", re.IGNORECASE)
 _ASSIGNMENT = re.compile(
-    r"(?P<name>\b[\w.-]*(?:(?<![a-z])token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)"
+    r"(?P<name>\b[\w.-]{0,64}(?:(?<![a-z])token|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)"
     r"['\"]?\s*[=:]\s*['\"]?)(?!\$\{)[^&\s'\",]+",
     re.IGNORECASE,
 )
