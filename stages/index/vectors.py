@@ -61,7 +61,7 @@ def unit_float32(vectors: Vectors, dim: int) -> Float32:
         raise VectorError(f"vectors of shape [n, {dim}] are needed, got {list(vectors.shape)}")
     if vectors.dtype not in (np.float16, np.float32):
         raise VectorError(f"vectors must be float16 or float32, got {vectors.dtype}")
-    dense = np.ascontiguousarray(vectors, dtype=np.float32)
+    dense: Float32 = np.array(vectors, dtype=np.float32, order="C")
     lengths = np.sqrt(np.einsum("nd,nd->n", dense, dense))
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= LENGTH_TOLERANCE))
     if wrong.size:
@@ -69,8 +69,8 @@ def unit_float32(vectors: Vectors, dim: int) -> Float32:
             f"{wrong.size} of {len(dense)} vectors are not finite and of unit length; "
             f"the first is row {wrong[0]} with length {lengths[wrong[0]]:.4g}"
         )
-    unit: Float32 = dense / lengths[:, None]
-    return unit
+    dense /= lengths[:, None]
+    return dense
 
 
 def check_ids(ids: Ids, rows: int) -> None:
