@@ -182,11 +182,12 @@ def _record(messages: Iterator[dict[str, Any]], reply: Callable[[dict[str, str]]
 
 def _main() -> None:
     # MLflow and its libraries print; the pipe carries replies only.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    replies = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def reply(message: dict[str, str]) -> None:
-        print(json.dumps(message), file=replies, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # a job that was killed reads nothing any more
+            os.write(replies, json.dumps(message).encode() + b"\n")
 
     _record(_messages(sys.stdin), reply)
 
