@@ -28,6 +28,7 @@ from pipelines.facts import (
     Totals,
 )
 from pipelines.report import render, thumbnail
+from stages.base import Image
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = (
@@ -144,8 +145,7 @@ def test_thumbnail_keeps_the_proportions(height: int, width: int, expected: tupl
 
     uri = thumbnail(pixels, 64)
 
-    data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
-    decoded = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = read(base64.b64decode(uri.partition(",")[2]))
     assert decoded.shape[:2] == expected
     assert np.abs(decoded.astype(int) - (200, 60, 40)).max() <= 8
 
@@ -159,7 +159,7 @@ def test_report_in_a_browser_is_laid_out(width: int, tmp_path: Path) -> None:
     browse(tmp_path, f"--screenshot={shot}", f"--window-size={width},1400", "--hide-scrollbars")
 
     png = shot.read_bytes()
-    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    pixels = read(png)
     assert struct.unpack(">II", png[16:24]) == (width, 1400)
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
     # The page fills the window: ink in its upper and in its lower half.
@@ -176,6 +176,12 @@ def test_report_in_a_browser_runs_nothing(tmp_path: Path) -> None:
     assert page.tags.count("figure") == 3
     assert "script" not in page.tags
     assert "1,234,567" in page.text
+
+
+def read(encoded: bytes) -> Image:
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert pixels is not None
+    return np.asarray(pixels, np.uint8)
 
 
 def browse(folder: Path, *arguments: str) -> str:
