@@ -9,7 +9,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -113,14 +113,17 @@ def _with_key(message: str, prefix: str, fields: Mapping[str, Any]) -> str:
     return f"{prefix}{name} {rest}" if name in fields else message
 
 
-def checked(override: str, schema: type[Any]) -> str:
+def checked(override: str, schema: type[Any], groups: Collection[str]) -> str:
     """One `key=value` of the command line as Hydra's grammar wants it. Raises ValueError for unknown keys.
 
     Texts are quoted, so that paths and sentences may hold commas and quotes; `group=none` leaves a group out.
+    `groups` are choices that are no keys of the schema.
     """
     key, separator, value = override.partition("=")
     if not separator or not _KEY.fullmatch(key):
         raise ValueError(f"{override!r} is not of the form key=value")
+    if key in groups and key not in typing.get_type_hints(schema):
+        return override
     kind = _type_of(key, schema)
     if dataclasses.is_dataclass(kind) and value in ("none", "null"):
         return f"~{key}"
@@ -128,6 +131,18 @@ def checked(override: str, schema: type[Any]) -> str:
         return override
     escaped = re.sub(r"(\\+)('|$)", r"\1\1\2", value).replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def unset_sections(key: str, schema: Any) -> list[tuple[str, type[Any]]]:
+    """The sections on the way to a key that are unset by default, outermost first, with their classes."""
+    found = []
+    path = key.split(".")
+    for depth, name in enumerate(path[:-1], 1):
+        field = next(field for field in _fields(schema) if field.name == name)
+        schema = _without_none(typing.get_type_hints(schema)[name])
+        if field.default is None:
+            found.append((".".join(path[:depth]), schema))
+    return found
 
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -149,14 +164,13 @@ def _type_of(key: str, schema: Any) -> Any:
 def explain(error: Exception) -> str:
     """One line out of an exception of Hydra or OmegaConf: the key, and what is allowed."""
     text = " ".join(str(error).split())
-    if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found.group(1)} must be set: {found.group(1)}=…"
+    key = getattr(error, "full_key", None)
+    if "Missing mandatory value" in text:
+        return f"{key} must be set: {key}=…"
     if found := re.search(
         r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*?) Config search", text
     ):
         group, choice, options = found.groups()
         return f"{group} must be one of {', '.join(options.split())} or none, got {choice}"
-    if found := re.search(r"Error merging override ([^=]+)=", text):
-        cause = str(error.__cause__).splitlines()[0]
-        return f"{found.group(1)}: {cause[0].lower()}{cause[1:]}"
-    return text.split(" See https://")[0]
+    first = str(error).splitlines()[0]
+    return f"{key}: {first}" if key else first

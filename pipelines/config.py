@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import conf
-from pipelines.composition import build, checked, explain, thawed
+from pipelines.composition import build, checked, explain, thawed, unset_sections
 from pipelines.flow import ClusterConfig
 from pipelines.stream import Actors
 from pipelines.tracking import TrackingConfig
@@ -27,6 +29,7 @@ from stages.index.config import IndexConfig
 from stages.sources.folder import FolderConfig, FolderRun
 
 CONF = Path(conf.__file__).parent
+_GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir())
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -173,12 +176,41 @@ def load(pipeline: str, overrides: Sequence[str]) -> Any:
     schema = PIPELINES[pipeline]
     ConfigStore.instance().store(name=f"{pipeline}_schema", node=thawed(schema))
     try:
+        texts = [checked(text, schema, _GROUPS) for text in overrides]
+        parsed = [_parse(text) for text in texts]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose(pipeline, [checked(override, schema) for override in overrides])
-        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        return build(schema, values)
+            groups = [text for text, override in zip(texts, parsed, strict=True) if _is_choice(override)]
+            composed = compose(pipeline, groups)
+        for override in parsed:
+            if not _is_choice(override):
+                _set(composed, override, schema)
+        return build(schema, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        raise ValueError(f"{key} cannot be {value}: it is not a value of YAML") from error
+
+
+def _is_choice(override: Override) -> bool:
+    return override.is_delete() or override.key_or_group in _GROUPS
+
+
+def _set(composed: DictConfig, override: Override, schema: type[Any]) -> None:
+    """Sets one key after composition, so that it may lie in a section that is unset by default."""
+    key = override.key_or_group
+    try:
+        for section, kind in unset_sections(key, schema):
+            if OmegaConf.select(composed, section) is None:
+                OmegaConf.update(composed, section, OmegaConf.structured(thawed(kind)), merge=False)
+        OmegaConf.update(composed, key, override.value())
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def as_dict(config: Any) -> dict[str, Any]:
