@@ -107,9 +107,10 @@ class DecodeImages:
             raise BadImageError(
                 Status.TOO_LARGE, f"{size} are more than the {self._config.max_pixels} allowed"
             )
-        image = pixels.decode(data, header, self._reduction(header), self._config.restore_jpeg_end)
+        reduction = self._reduction(header)
+        image = pixels.decode(data, header, reduction, self._config.restore_jpeg_end)
         for config in self._sizes:
-            item.views[config] = resize.view(image, header.upright, config)
+            item.views[config] = resize.view(image, header.upright, config, reduction)
 
     def _reduction(self, header: Header) -> int:
         """The fraction at which a JPEG is decoded: the smallest that every view allows."""

@@ -1,6 +1,8 @@
 """What an image file says about itself in its first bytes: format, size, orientation. No pixel is decoded."""
 
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +37,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"<svg", "svg"),
 )
 _PNM = tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\r\n")
+_MARKER = re.compile(rb"\xff+[^\xff]")
 _ORIENTATION = 0x0112
 
 
@@ -106,7 +109,7 @@ def is_truncated(data: bytes, name: str) -> bool:
     """Whether a file that no decoder accepts ends too early, by what its own structure says."""
     match name:
         case "jpeg":
-            return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda") or b"\xff\xda" not in data
+            return _jpeg_is_cut(data)
         case "png":
             return b"IEND" not in data[-1024:]
         case "webp":
@@ -124,23 +127,40 @@ def is_truncated(data: bytes, name: str) -> bool:
 
 
 def _jpeg(data: bytes) -> Header:
-    at, orientation = 2, 1
-    while True:
-        at = data.index(b"\xff", at) if b"\xff" in data[at : at + 65536] else len(data)
-        while data[at] == 0xFF:
-            at += 1
-        marker, at = data[at], at + 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            continue
-        if marker in (0xD9, 0xDA):
-            raise BadImageError(Status.UNREADABLE, "the jpeg file has no frame header")
-        (length,) = struct.unpack_from(">H", data, at)
+    orientation = 1
+    for marker, at, length in _jpeg_segments(data):
         if marker == 0xE1 and data.startswith(b"Exif\0\0", at + 2) and orientation == 1:
             orientation = exif_orientation(data[at + 8 : at + length])
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 3)
             return Header("jpeg", height, width, orientation)
-        at += length
+    raise BadImageError(Status.UNREADABLE, "the jpeg file has no frame header")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, position and length of each segment, up to the first scan or the end of the image.
+
+    Raises IndexError or struct.error where the bytes end before that.
+    """
+    at, marker = 2, 0
+    while marker not in (0xD9, 0xDA):
+        found = _MARKER.search(data, at)
+        if found is None:
+            raise IndexError("no marker")
+        marker, at = found.group()[-1], found.end()
+        if 0xC0 <= marker <= 0xFE and not 0xD0 <= marker <= 0xD9:
+            (length,) = struct.unpack_from(">H", data, at)
+            yield marker, at, length
+            at += length
+
+
+def _jpeg_is_cut(data: bytes) -> bool:
+    """Whether no end marker follows the first scan; that of a thumbnail comes before it."""
+    try:
+        scan = next((at for marker, at, _ in _jpeg_segments(data) if marker == 0xDA), None)
+    except (struct.error, IndexError):
+        return True
+    return scan is not None and data.find(b"\xff\xd9", scan) < 0
 
 
 def _png(data: bytes) -> Header:

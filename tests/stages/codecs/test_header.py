@@ -198,6 +198,7 @@ def test_is_truncated_jpeg_end_marker_of_a_thumbnail_does_not_count() -> None:
     outer = whole[:2] + application + whole[2:]
     assert not is_truncated(outer, "jpeg")
     assert is_truncated(outer[:-100], "jpeg")
+    assert is_truncated(outer[: len(application) + 30], "jpeg")
 
 
 def test_is_truncated_jpeg_garbage_after_the_end_is_no_truncation() -> None:
