@@ -10,8 +10,6 @@ from stages.index.blas import import_faiss
 from stages.index.config import check_factory, lists_of
 from stages.index.vectors import Ids, VectorError, Vectors, check_ids, unit_float32
 
-# Beyond 20 the error of the rotation falls by less than 1%; faiss does 50.
-_OPQ_ITERATIONS = 20
 # From this many values a block, distances by matrix product win; faiss 1.15 waits for 128,000 and
 # trains codebooks of 4-dimensional parts 10 times slower.
 _MATRIX_FROM = 1024
@@ -48,10 +46,6 @@ def _configure(faiss: Any, index: Any, seed: int) -> None:
     if hasattr(coarse, "hnsw"):
         # With faiss's 40 and 16, one vector in five enters the wrong list.
         coarse.hnsw.efConstruction, coarse.hnsw.efSearch = 200, 80
-    if isinstance(index, faiss.IndexPreTransform):
-        transform = faiss.downcast_VectorTransform(index.chain.at(0))
-        if isinstance(transform, faiss.OPQMatrix):
-            transform.niter = _OPQ_ITERATIONS
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def unpack_index(data: bytes | memoryview, sha256: str, name: str) -> Any:
     faiss = import_faiss()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise IndexDamaged(f"{name} is damaged: its sha256 is not the recorded one; build the index again")
-    # The tables would be computed again at every load, up to 2 GiB of them, to save a fifth of a search.
+    # The tables would be computed again at every load, up to 2 GiB of them, to save a sixth of a search.
     try:
         return faiss.deserialize_index(np.frombuffer(data, np.uint8), faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE)
     except RuntimeError as error:

@@ -25,10 +25,12 @@ def test_search_flat_equals_brute_force() -> None:
     np.testing.assert_allclose(found.scores, scores, atol=1e-6)
 
 
-def test_search_more_than_there_is_masks_the_rest() -> None:
+@pytest.mark.parametrize("rerank", [True, False])
+def test_search_more_than_there_is_masks_the_rest(rerank: bool) -> None:
     few = make_clusters(5, 32, seed=22)
+    fetch = few.fetch if rerank else None
 
-    found = search(_filled(few, "Flat"), CORPUS.vectors[:3], 8, candidates=20, fetch=few.fetch)
+    found = search(_filled(few, "Flat"), CORPUS.vectors[:3], 8, candidates=20, fetch=fetch)
 
     assert found.ids.shape == (3, 8)
     assert (np.sort(found.ids[:, :5], axis=1) == few.ids).all()
