@@ -18,6 +18,7 @@ Key: TypeAlias = bytes
 # from it, such as the positions of Qwen-VL from `image_grid_thw`, take the plain way.
 _PIXEL_INPUTS = {"pixel_values", "pixel_attention_mask", "high_res_pixel_values", "image_sizes"}
 _TEXT_INPUTS = {"input_ids", "attention_mask"}
+_MORE_FEATURES = {"deepstack_features"}  # that go into deeper layers of the language model
 
 
 def picture_key(image: Image) -> Key:
@@ -50,6 +51,7 @@ class PictureEncoder:
     def __init__(self, model: Any, processor: Any, max_kept: int) -> None:
         self._model, self._processor, self._max_kept = model, processor, max_kept
         self._kept: dict[Key, Encoded] = {}
+        self._mark: int | None = getattr(model.config, "image_token_id", None)
         self._listed = False  # whether the model wants the features of a batch as a list
 
     def keep_only(self, keys: Iterable[Key]) -> None:
@@ -85,14 +87,17 @@ class PictureEncoder:
 
     def _encode(self, images: Sequence[Image], prompt: Prompt) -> list[Encoded | None]:
         inputs = self._inputs(images, prompt)
-        rows = zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True)
-        tokens = [prompt.inside([token for token, real in zip(*row, strict=True) if real]) for row in rows]
-        pooled = self._features(inputs)
+        tokens = [prompt.inside(row) for row in _unpadded(inputs)]
+        pooled = self._features(inputs).pooler_output
         self._listed = not hasattr(pooled, "shape")
-        return [
-            None if inner is None else Encoded(inner, features)
-            for inner, features in zip(tokens, pooled, strict=True)
-        ]
+        if len(pooled) != len(images):  # features of tiles, when there are several a picture
+            return [None] * len(images)
+        return [self._paired(*pair) for pair in zip(tokens, pooled, strict=True)]
+
+    def _paired(self, tokens: tuple[int, ...] | None, features: "torch.Tensor") -> Encoded | None:
+        """Nothing unless there is one feature for each place that the model puts one in."""
+        fits = tokens is not None and tokens.count(self._mark) == len(features)
+        return Encoded(tokens, features) if tokens and fits else None
 
     def _inputs(self, images: Sequence[Image], prompt: Prompt) -> Any:
         return self._processor(
@@ -105,34 +110,33 @@ class PictureEncoder:
 
     def _features(self, inputs: Mapping[str, Any]) -> Any:
         pixels = {name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}
-        return self._model.base_model.get_image_features(**pixels, return_dict=True).pooler_output
+        return self._model.base_model.get_image_features(**pixels, return_dict=True)
 
-    def can_encode(self, prompts: Sequence[Prompt]) -> bool:
-        """Whether this model's features and tokens can be had apart: tried on two pictures of noise."""
-        model, base = self._model, self._model.base_model
-        takes = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
-        own = "pixel_values" in inspect.signature(model.generate).parameters  # BLIP: a method of its own
-        if own or not takes or not hasattr(base, "get_image_features"):
+    def can_encode(self, one: Prompt, other: Prompt) -> bool:
+        """Whether this model's features, and its tokens, can be had apart: tried on two pictures of noise.
+
+        The tokens of the pictures in one prompt must be those in the other.
+        """
+        base = self._model.base_model
+        takes = "mm_encoder_outputs" in inspect.signature(self._model.forward).parameters
+        own = "pixel_values" in inspect.signature(self._model.generate).parameters  # BLIP: its own method
+        if own or not takes or self._mark is None or not hasattr(base, "get_image_features"):
             return False
-        return all(self._splices(prompts[0], prompt) for prompt in prompts)
-
-    def _splices(self, first: Prompt, other: Prompt) -> bool:
         images = _noise()
-        inputs, expected = self._inputs(images, first), self._inputs(images, other)
-        allowed = _PIXEL_INPUTS & set(inspect.signature(self._model.base_model.get_image_features).parameters)
-        if not set(inputs) <= _TEXT_INPUTS | allowed:
+        inputs, expected = self._inputs(images, one), self._inputs(images, other)
+        known = _PIXEL_INPUTS & set(inspect.signature(base.get_image_features).parameters)
+        if not set(inputs) <= _TEXT_INPUTS | known:
             return False
-        output = self._model.base_model.get_image_features(
-            **{name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}, return_dict=True
-        )
-        if getattr(output, "deepstack_features", None) is not None or len(output.pooler_output) != len(
-            images
-        ):
+        output = self._features(inputs)
+        if set(output) & _MORE_FEATURES or len(output.pooler_output) != len(images):
             return False
-        encoded = self._encode(images, first)
-        spliced = [other.around(one.tokens) if one else [] for one in encoded]
-        masks = expected["attention_mask"].bool()
-        return spliced == [row[mask].tolist() for row, mask in zip(expected["input_ids"], masks, strict=True)]
+        spliced = [other.around(encoded.tokens) if encoded else [] for encoded in self._encode(images, one)]
+        return spliced == _unpadded(expected)
+
+
+def _unpadded(inputs: Mapping[str, Any]) -> list[list[int]]:
+    masks = inputs["attention_mask"].bool()
+    return [row[mask].tolist() for row, mask in zip(inputs["input_ids"], masks, strict=True)]
 
 
 def _noise() -> list[Image]:

@@ -20,7 +20,7 @@ from stages.checkpoints import Device, ModelLoadError
 from stages.generators.image_text_to_text import ImageTextToText, load_generator, picture_view
 from stages.generators.protocol import FinishReason, GeneratorConfig, GeneratorRun, Request, Result
 from stages.resize import Policy
-from tests.stages.generators.tiny_models import KINDS, SHARING, photographs, save_model
+from tests.stages.generators.tiny_models import KINDS, PICTURE_TOKENS, SHARING, photographs, save_model
 
 PROMPTS = (
     "describe the image.",
@@ -28,6 +28,7 @@ PROMPTS = (
     "how many objects are there? a red cup of coffee, or the moon?",
 )
 TOKENS = 8
+VISION = ("CLIPVisionModel", "SiglipVisionModel")
 
 
 @pytest.fixture(scope="session")
@@ -77,13 +78,13 @@ def _inputs(processor: Any, request: Request) -> Any:
 
 
 @contextmanager
-def count_encoded() -> Iterator[list[int]]:
-    """Appends how many pictures each pass through a vision model encodes."""
-    counts: list[int] = []
+def count_rows(*classes: str) -> Iterator[list[tuple[int, ...]]]:
+    """Appends rows and tokens of every pass through modules of these classes."""
+    counts: list[tuple[int, ...]] = []
 
     def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
-        if type(module).__name__ in ("CLIPVisionModel", "SiglipVisionModel", "BlipVisionModel"):
-            counts.append(len(output.last_hidden_state))
+        if type(module).__name__ in classes:
+            counts.append(tuple(output.last_hidden_state.shape[:2]))
 
     handle = torch.nn.modules.module.register_module_forward_hook(hook)
     try:
@@ -105,6 +106,29 @@ def test_generate_any_batch_size_equals_transformers_one_by_one(
     assert [result.text for result in results] == texts
     assert [result.completion_tokens for result in results] == [len(row) for row in tokens]
     assert len(set(texts)) > len(PROMPTS)  # the pictures make a difference
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generate_other_prompts_for_each_picture_equals_transformers_one_by_one(
+    checkpoints: dict[str, Path], kind: str
+) -> None:
+    images = photographs()
+    asked = [Request(n, images[n % 5], f"{PROMPTS[n % 3]} {'a cat? ' * (n % 4)}") for n in range(10)]
+    results = by_id(generator(checkpoints[kind], 4).generate(asked))
+    tokens = reference(checkpoints[kind], asked)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints[kind])
+    texts = [tokenizer.decode(row, skip_special_tokens=True).strip() for row in tokens]
+    assert [result.text for result in results] == texts
+
+
+def test_generate_same_prompt_about_equal_pictures_is_answered_for_each(
+    checkpoints: dict[str, Path],
+) -> None:
+    image = photographs()[0]
+    asked = [Request(number, image.copy(), PROMPTS[number % 2]) for number in (5, 6, 7, 8)]
+    five, six, seven, eight = by_id(generator(checkpoints["llava"]).generate(asked))
+    assert (seven, eight) == (dataclasses.replace(five, id=7), dataclasses.replace(six, id=8))
+    assert five.text != six.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,27 +172,36 @@ def test_generate_shared_picture_is_encoded_once(checkpoints: dict[str, Path], k
     images = photographs()
     asked = requests([*images, images[0].copy()])
     one = generator(checkpoints[kind], batch_size=2)
-    with count_encoded() as counts:
+    with count_rows(*VISION) as counts:
         one.generate(asked)
-    assert sum(counts) == len(images)
+    assert sum(rows for rows, _ in counts) == len(images)
+
+
+@pytest.mark.parametrize("kind", ["llava", "deepseek_vl"])
+def test_generate_same_prompts_read_each_picture_once(checkpoints: dict[str, Path], kind: str) -> None:
+    images = photographs()
+    with count_rows("LlamaModel") as counts:
+        generator(checkpoints[kind], batch_size=5).generate(requests(images, PROMPTS[:2]))
+    whole = [tokens for _, tokens in counts if tokens > PICTURE_TOKENS]
+    assert len(whole) == 1
 
 
 def test_generate_picture_of_the_last_call_is_not_encoded_again(checkpoints: dict[str, Path]) -> None:
     first, second = photographs()[:3], photographs()[1:4]
     one, fresh = generator(checkpoints["deepseek_vl"]), generator(checkpoints["deepseek_vl"])
     one.generate(requests(first))
-    with count_encoded() as counts:
+    with count_rows(*VISION) as counts:
         results = one.generate(requests(second))
-    assert sum(counts) == 1
+    assert sum(rows for rows, _ in counts) == 1
     assert by_id(results) == by_id(fresh.generate(requests(second)))
 
 
 def test_generate_kept_pictures_above_the_budget_are_encoded_again(checkpoints: dict[str, Path]) -> None:
     one = generator(checkpoints["deepseek_vl"], max_kept_mb=0)
     one.generate(requests(photographs()))
-    with count_encoded() as counts:
+    with count_rows(*VISION) as counts:
         one.generate(requests(photographs()))
-    assert sum(counts) == len(photographs())
+    assert sum(rows for rows, _ in counts) == len(photographs())
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (3, 40), (40, 3), (1, 1)])
@@ -202,7 +235,7 @@ def test_generate_checkpoint_that_pads_right_is_padded_left(
 @pytest.mark.parametrize("kind", ["deepseek_vl", "blip"])
 def test_generate_sampled_texts_do_not_depend_on_the_batch(checkpoints: dict[str, Path], kind: str) -> None:
     asked = requests(photographs())
-    sampled = {"temperature": 1.0, "top_p": 0.9, "seed": 7}
+    sampled: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "seed": 7}
     whole = by_id(generator(checkpoints[kind], 32, **sampled).generate(asked))
     parts = generator(checkpoints[kind], 2, **sampled)
     backwards = parts.generate(asked[7:][::-1]) + parts.generate(asked[:7])

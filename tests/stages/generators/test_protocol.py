@@ -91,4 +91,4 @@ def test_generator_config_bad_value_names_the_key(field: str, value: object) -> 
 @pytest.mark.parametrize(("field", "value"), [("batch_size", 0), ("threads", 0), ("max_kept_mb", -1)])
 def test_generator_run_bad_value_names_the_key(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=rf"^captioner\.{field} must be at least .*, got {value}$"):
-        dataclasses.replace(GeneratorRun(), **{field: value})
+        dataclasses.replace(GeneratorRun(), **{field: value})  # type: ignore[arg-type]
