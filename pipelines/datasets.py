@@ -1,16 +1,18 @@
 """Which datasets a night fills: what identifies the values of each, and the stage that makes them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from pipelines.config import NightlyConfig
+from pipelines.config import ConfigError, NightlyConfig
 from pipelines.corpus import DatasetInfo, fingerprint
 from pipelines.stream import Output, StageFactory
 from stages import answer, caption, decode, embed, schemas
 from stages.answer import AnswerConfig, AnswerQuestions, answer_view
 from stages.caption import CaptionImages, caption_view
-from stages.checkpoints import resolve, weights_digest
+from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.embed import EmbedImages, embedding_dim, encoder_view
 from stages.resize import ResizeConfig
 
@@ -54,16 +56,26 @@ def view_name(view: ResizeConfig) -> str:
 def products(config: NightlyConfig) -> dict[str, Product]:
     """All datasets that the configuration asks for, by name. Loads no model.
 
-    Raises: ModelLoadError where a checkpoint cannot be found.
+    Raises: ConfigError where a checkpoint cannot be found, or cannot read what it would be given.
     """
     found: list[Product] = [_items(config)]
     if config.encoder is not None:
-        found.append(_embeddings(config))
+        with _named("encoder.what"):
+            found.append(_embeddings(config))
     if config.captioner is not None:
-        found.append(_captions(config))
-        if config.questions:
-            found.append(_answers(config))
+        with _named("captioner.what"):
+            found.append(_captions(config))
+            if config.questions:
+                found.append(_answers(config))
     return {product.name: product for product in found}
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ModelLoadError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _decoding(config: NightlyConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines import index
 from pipelines.config import ConfigError, NightlyConfig, as_dict
-from pipelines.corpus import Corpus, CorpusError
+from pipelines.corpus import Corpus
 from pipelines.datasets import ModelProduct, Product, products
 from pipelines.flow import run_flow
 from pipelines.night import Live, Night, save_record
@@ -21,6 +21,7 @@ from pipelines.tracking import Run, track
 from stages.base import view_column
 from stages.count import CountPatches
 from stages.decode import DecodeImages
+from stages.index.config import choose_factory
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import PLAN
 from stages.sources.folder import FolderConfig, ReadFolder, list_folder, open_folder
@@ -33,7 +34,7 @@ Streams = Mapping[frozenset[str], Sequence[PlannedShard]]
 def nightly(config: NightlyConfig, terminal: Console) -> Night:
     """plan -> decode -> embed -> caption, answer -> shards -> index -> report; only what is missing.
 
-    Raises, before any shard is worked on: CorpusError, ModelLoadError, IndexConfigError.
+    Raises, before anything is written: ConfigError, DriftError, IndexConfigError.
     """
     corpus, wanted = Corpus(config.corpus), products(config)
     diff = plan_night(config, corpus, wanted)
@@ -80,11 +81,12 @@ def plan_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Produ
     listing = list_source(config.source)
     for name in config.overwrite:
         if name not in wanted:
-            raise CorpusError(f"overwrite names {name}, but this run fills {', '.join(wanted)}")
+            raise ConfigError(f"overwrite must be of {', '.join(wanted)}, got {name}")
     for product in wanted.values():
         if product.name not in config.overwrite:
             corpus.check(product.info)
     diff = compare(corpus, listing)
+    check_index(config, wanted, diff.known + len(diff.new))
     corpus.remove_partial_files()
     for name in config.overwrite:
         corpus.drop(name)
@@ -93,6 +95,13 @@ def plan_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Produ
     for product in wanted.values():
         corpus.claim(product.info)
     return diff
+
+
+def check_index(config: NightlyConfig, wanted: Mapping[str, Product], rows: int) -> None:
+    """Whether the index that is asked for can be built at all. Raises: IndexConfigError."""
+    for product in wanted.values():
+        if product.kind == "embeddings" and config.index is not None and rows:
+            choose_factory(rows, int(product.info.properties["dim"]), config.index)
 
 
 def index_is_due(night: Night) -> bool:

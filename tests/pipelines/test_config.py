@@ -83,7 +83,7 @@ def test_load_takes_questions_as_a_list() -> None:
         ([*NIGHTLY, "encoder.what.dtype=int8"], ["encoder.what.dtype", "bfloat16"]),
         ([*NIGHTLY, "encoder.what.resize.policy=stretch"], ["encoder.what.resize.policy", "square"]),
         ([*NIGHTLY, "encoder.name=../up"], ["encoder.name"]),
-        ([*NIGHTLY, "captioner.what.generator.max_new_tokens=0"], ["captioner.what.generator.max_new_tokens"]),
+        ([*NIGHTLY, "captioner.what.generator.top_p=0"], ["captioner.what.generator.top_p"]),
         ([*NIGHTLY, "index.factory=OPQ"], ["index.factory"]),
         ([*NIGHTLY, "index.nprobe=0"], ["index.nprobe", "at least 1"]),
         ([*NIGHTLY, "decode.what.max_pixels=-1"], ["decode.what.max_pixels"]),
