@@ -10,6 +10,8 @@ from stages.index.blas import import_faiss
 from stages.index.config import check_factory, lists_of
 from stages.index.vectors import Ids, VectorError, Vectors, check_ids, unit_float32
 
+# 64 for each of the 256 centroids of a codebook; faiss takes 4 times as many, and 4 times as long.
+_ROTATION_POINTS = 16_384
 # From this many values a block, distances by matrix product win; faiss 1.15 waits for 128,000 and
 # trains codebooks of 4-dimensional parts 10 times slower.
 _MATRIX_FROM = 1024
@@ -42,6 +44,10 @@ def _configure(faiss: Any, index: Any, seed: int) -> None:
     if hasattr(ivf, "do_polysemous_training"):
         # Orders the codes for a kind of search that is not used here: 30 times the rest of the training.
         ivf.do_polysemous_training = False
+    if isinstance(index, faiss.IndexPreTransform):
+        transform = faiss.downcast_VectorTransform(index.chain.at(0))
+        if isinstance(transform, faiss.OPQMatrix):
+            transform.max_train_points = _ROTATION_POINTS
     coarse = faiss.downcast_index(ivf.quantizer)
     if hasattr(coarse, "hnsw"):
         # With faiss's 40 and 16, one vector in five enters the wrong list.
