@@ -25,7 +25,7 @@ VERSION = 1
 class DecodeConfig:
     """What counts as an image. Raises ValueError."""
 
-    # Above the 102 megapixels of the largest camera sold by number; decoded, 360 MB.
+    # Room for the 102 megapixels of medium-format cameras; 360 MB as RGB.
     max_pixels: int = 120_000_000
     max_bytes: int = 256 * 2**20
     restore_jpeg_end: bool = True  # accept a JPEG that lacks nothing but its end marker
@@ -87,7 +87,9 @@ class DecodeImages:
             self._develop(data, item)
         except BadImageError as refusal:
             item.status, item.error, item.views = refusal.status.value, str(refusal), {}
-        except MemoryError:
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and not pixels.out_of_memory(error):
+                raise
             text = "decoding takes more memory than allowed"
             item.status, item.error, item.views = Status.TOO_LARGE.value, text, {}
         return item

@@ -44,6 +44,7 @@ _REDUCED = {
 }
 # Bytes to be read as Huffman codes: without a marker among them, beginning with any two bits.
 _FILLERS = tuple(bytes([value]) * 64 for value in (0x33, 0x55, 0xAA, 0xFE))
+_LONGEST = 2**31 - 1  # pixels of a side, as datasets store them
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -59,6 +60,10 @@ def read_header(data: bytes) -> Header:
     if name not in _OPENCV and name not in _PILLOW:
         raise BadImageError(Status.UNSUPPORTED, f"{name} files are not supported")
     header = headers.parse(data, name) or _pillow_header(data, name)
+    if max(header.height, header.width) > _LONGEST:
+        raise BadImageError(
+            Status.TOO_LARGE, f"the {name} header says {header.height} x {header.width} pixels"
+        )
     if header.height < 1 or header.width < 1:
         raise BadImageError(
             Status.UNREADABLE, f"the {name} header says {header.height} x {header.width} pixels"
@@ -111,11 +116,16 @@ def on_white(color: Image, alpha: Image) -> Image:
     return np.asarray(cv2.bitwise_not(ink), dtype=np.uint8)
 
 
+def out_of_memory(error: cv2.error) -> bool:
+    """Whether OpenCV failed for want of memory."""
+    return "bad_alloc" in str(error) or error.code == cv2.Error.StsNoMem
+
+
 def _imdecode(data: bytes, flags: int) -> _Array | None:
     try:
         return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
-        if "bad_alloc" in str(error) or error.code == cv2.Error.StsNoMem:
+        if out_of_memory(error):
             raise BadImageError(Status.TOO_LARGE, "decoding takes more memory than allowed") from error
         if "PIXELS" in str(error):
             raise BadImageError(Status.TOO_LARGE, "the picture has more pixels than OpenCV allows") from error

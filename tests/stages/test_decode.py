@@ -191,6 +191,18 @@ def test_decode_images_picture_beyond_the_memory_limit_is_too_large(kind: str) -
     assert unlimited(files).column("status").to_pylist() == ["ok", "ok", "ok"]
 
 
+def test_decode_images_view_beyond_the_memory_limit_is_too_large() -> None:
+    huge = {"v": ResizeConfig(policy=Policy.SQUASH, size=9000)}
+    stage = DecodeImages(DecodeConfig(), DecodeRun(memory_limit_mb=100), huge)
+    assert stage(shard(encode(picture(), "PNG"))).column("status").to_pylist() == ["too_large"]
+
+
+@pytest.mark.parametrize("side", [2**31, 2**32 - 1])
+def test_decode_images_side_beyond_32_bits_costs_only_its_row(side: int) -> None:
+    result = decode(shard(png(1, side, chunk(b"IEND", b"")), encode(picture(), "PNG")))
+    assert result.column("status").to_pylist() == ["too_large", "ok"]
+
+
 def test_decode_images_small_file_that_asks_for_a_gigabyte_is_truncated() -> None:
     bomb = png(2, 2, chunk(b"IDAT", b"12345678", length=0x3FFFFFFF))
     assert decode(shard(bomb)).column("status").to_pylist() == ["truncated"]

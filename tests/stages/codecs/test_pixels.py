@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
@@ -196,6 +197,14 @@ def test_decode_sixteen_bit_grey_is_scaled(kind: str) -> None:
     pixels = developed(encode(PillowImage.fromarray(ramp), kind))
     expected = np.repeat((ramp / 257)[:, :, None], 3, axis=2).round().astype(np.uint8)
     assert distance(pixels, expected) <= 1
+
+
+def test_decode_sixteen_bit_transparency_comes_on_white() -> None:
+    bgra = np.full((8, 8, 4), (10 * 257, 100 * 257, 200 * 257, 65535), dtype=np.uint16)
+    bgra[:, 4:, 3] = 0
+    pixels = developed(cv2.imencode(".png", bgra)[1].tobytes())
+    assert (pixels[:, :4] == (200, 100, 10)).all()
+    assert (pixels[:, 4:] == 255).all()
 
 
 @pytest.mark.parametrize(
