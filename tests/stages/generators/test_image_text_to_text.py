@@ -217,6 +217,14 @@ def test_generate_side_like_a_channel_count_is_still_a_side(
     assert results[0].text == tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
 
 
+def test_generate_same_bytes_in_another_shape_are_another_picture(checkpoints: dict[str, Path]) -> None:
+    image = photographs()[0][:40, :60]
+    asked = requests([image.copy(), image.reshape(60, 40, 3)])
+    one = generator(checkpoints["deepseek_vl"])
+    apart = one.generate(asked[:3]) + generator(checkpoints["deepseek_vl"]).generate(asked[3:])
+    assert by_id(one.generate(asked)) == by_id(apart)
+
+
 def test_generate_no_requests_gives_no_results(checkpoints: dict[str, Path]) -> None:
     assert generator(checkpoints["deepseek_vl"]).generate([]) == []
 
@@ -242,6 +250,12 @@ def test_generate_sampled_texts_do_not_depend_on_the_batch(checkpoints: dict[str
     assert by_id(backwards) == whole
     assert whole != by_id(generator(checkpoints[kind], 32, **(sampled | {"seed": 8})).generate(asked))
     assert whole != by_id(generator(checkpoints[kind], 32).generate(asked))
+
+
+def test_generate_sampling_every_picture_and_prompt_draws_its_own(checkpoints: dict[str, Path]) -> None:
+    asked = requests(photographs())
+    results = generator(checkpoints["deepseek_vl"], temperature=1e6).generate(asked)
+    assert len({result.text for result in results}) == len(asked)
 
 
 def test_generate_sampling_from_one_token_is_greedy(checkpoints: dict[str, Path]) -> None:

@@ -132,6 +132,7 @@ def _model(kind: str, words: int) -> Any:
             )
         case "blip":
             text = {**_text(words), "encoder_hidden_size": 32, "sep_token_id": 2, "projection_dim": 32}
+            text["bos_token_id"] = 5  # not what the tokenizer begins with: the model writes it over that
             text.pop("num_key_value_heads")
             config = transformers.BlipConfig(text_config=text, vision_config=_VISION, projection_dim=32)
             return transformers.BlipForConditionalGeneration(config)
