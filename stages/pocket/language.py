@@ -189,7 +189,7 @@ def _presence_question(scene: Shapes, rng: np.random.Generator) -> Question:
     return Question(f"is there {article(color)} {color} {shape}?", _yes(there), "yesno")
 
 
-def _relation_questions(scene: Shapes, rng: np.random.Generator) -> list[Question]:
+def relation_questions(scene: Shapes, rng: np.random.Generator) -> list[Question]:
     """Left or right of, between two things that can be named without doubt and stand in different columns."""
     kinds = Counter((thing.color, thing.shape) for thing in scene.things)
     single = [thing for thing in scene.things if kinds[thing.color, thing.shape] == 1]
@@ -208,7 +208,7 @@ def _shapes_questions(scene: Shapes, rng: np.random.Generator) -> list[Question]
         *_count_questions(scene, rng),
         *_place_questions(scene, rng),
         _presence_question(scene, rng),
-        *_relation_questions(scene, rng),
+        *relation_questions(scene, rng),
     ]
 
 

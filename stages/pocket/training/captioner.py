@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from transformers import DeepseekVLConfig, DeepseekVLForConditionalGeneration, S
 
 from stages.pocket.training.facts import facts
 from stages.pocket.training.pictures import ClipSet, PictureSet, as_input
-from stages.pocket.training.readout import fact_loss
-from stages.pocket.training.schedule import Descent, Plan, Progress, shuffled
+from stages.pocket.training.readout import ContextReadout, fact_loss
+from stages.pocket.training.schedule import Descent, Part, Plan, Progress, shuffled
 from stages.pocket.training.segments import (
     IGNORED,
     Batch,
@@ -88,6 +89,20 @@ def rows_of_clips(clips: ClipSet, index: list[int]) -> list[Row]:
     ]
 
 
+@dataclass(frozen=True)
+class Losses:
+    """Parts of one loss: weighted answer tokens, what patches show, where they are, equal things."""
+
+    words: Tensor
+    facts: Tensor
+    places: Tensor
+    equals: Tensor
+
+    def total(self, plan: Plan) -> Tensor:
+        """What is minimised."""
+        return self.words + plan.readout * self.facts + plan.context * (self.places + self.equals)
+
+
 class CaptionerTrainer:
     """Holds what every step needs: model, token ids, readouts, pictures and clips."""
 
@@ -101,6 +116,7 @@ class CaptionerTrainer:
     ) -> None:
         self.model, self.encode, self.readouts = model, encode, readouts
         self.pictures, self.clips = pictures, clips
+        self.context = ContextReadout(WIDTH)
 
     def batches(self, plan: Plan, rng: np.random.Generator) -> Iterator[list[Row]]:
         """Endless batches of `plan.batch` rows of similar length."""
@@ -118,8 +134,8 @@ class CaptionerTrainer:
             for cut in rng.permutation(POOL):
                 yield rows[cut * plan.batch : (cut + 1) * plan.batch]
 
-    def losses(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy of the answer tokens, and the loss of the patch readout."""
+    def losses(self, rows: list[Row]) -> Losses:
+        """All losses of one batch."""
         batch = pack(rows, self.encode)
         pixels = as_input(np.concatenate([row.frames for row in rows]))
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -128,10 +144,10 @@ class CaptionerTrainer:
         labels, weights = batch.labels[:, 1:], batch.weights[:, 1:]
         told = labels != IGNORED
         each = F.cross_entropy(logits.float(), labels[told], reduction="none")
-        language = (each * weights[told]).sum() / weights[told].sum()
-        targets = np.stack([facts(scene) for row in rows for scene in row.shown])
-        local = fact_loss(self.readouts.patches(patches.float()), torch.from_numpy(targets).long())
-        return language, local
+        words = (each * weights[told]).sum() / weights[told].sum()
+        targets = torch.from_numpy(np.stack([facts(scene) for row in rows for scene in row.shown])).long()
+        local = fact_loss(self.readouts.patches(patches.float()), targets)
+        return Losses(words, local, *self.context(patches.float(), targets))
 
 
 @torch.no_grad()
@@ -194,12 +210,14 @@ def train_captioner(trainer: CaptionerTrainer, check: list[Row], plan: Plan, kep
     rng = np.random.default_rng((plan.seed, 8))
     model = trainer.model
     model.train()
-    descent = Descent(plan, [(model.model.vision_model, 0.3), (model, 1.0), (trainer.readouts.patches, 0.3)])
+    tower, heads = Part(model.model.vision_model, 0.5), Part(trainer.readouts.patches, 0.3)
+    layers = Part(model.model.language_model.layers, orthogonal=plan.orthogonal)
+    descent = Descent(plan, [tower, heads, Part(trainer.context), layers, Part(model)])
     batches, progress = trainer.batches(plan, rng), Progress("captioner")
-    for step in range(1, plan.steps + 1):
-        language, local = trainer.losses(next(batches))
-        descent.step(step, language + 0.25 * local)
-        progress.note(step, language=language.item(), local=local.item())
-        if step % 250 == 0 or step == plan.steps:
+    for step in range(1, plan.last + 1):
+        losses = trainer.losses(next(batches))
+        descent.step(step, losses.total(plan))
+        progress.note(step, **{name: value.item() for name, value in vars(losses).items()})
+        if step % 250 == 0 or step == plan.last:
             print("captioner check", exact_shares(model, trainer.encode, check), flush=True)
             model.save_pretrained(kept)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel, SiglipVisionModel
 
 from stages.pocket import language
+from stages.pocket.scenes import pick
 from stages.pocket.training.claims import Claimed, detailed, loose
 from stages.pocket.training.facts import Facts, facts, holds
 from stages.pocket.training.pictures import CLUSTER, PictureSet, as_input
 from stages.pocket.training.readout import fact_loss
-from stages.pocket.training.schedule import Descent, Plan, Progress, shuffled
+from stages.pocket.training.schedule import Descent, Part, Plan, Progress, shuffled
 from stages.pocket.training.tokenizer import BOS, EOS, PAD, TEXT_LENGTH
 from stages.pocket.training.vision import ATTENTION, TOWER, WIDTH, Readouts, read_accuracy
 
@@ -45,10 +45,9 @@ class Losses:
     texts: Tensor
     pictures: Tensor
 
-    @property
-    def total(self) -> Tensor:
-        """What is minimised; the readouts are sums over 19 fields, hence their small weights."""
-        return self.pairs + self.retrieval + 0.5 * self.texts + 0.5 * self.pictures
+    def total(self, readout: float) -> Tensor:
+        """What is minimised; the readouts are sums over 19 fields, hence their smaller weight."""
+        return self.pairs + self.retrieval + readout * (self.texts + self.pictures)
 
 
 def build(tower: SiglipVisionModel, vocabulary: int) -> SiglipModel:
@@ -63,10 +62,15 @@ def build(tower: SiglipVisionModel, vocabulary: int) -> SiglipModel:
     return model
 
 
-def tokens(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+def tokens(tokenizer: PreTrainedTokenizerFast, texts: list[str], side: str = "right") -> Tensor:
     """int64 [texts, TEXT_LENGTH]; always padded to that length: SigLIP pools the last position."""
     batch = tokenizer(
-        texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
+        texts,
+        padding="max_length",
+        max_length=TEXT_LENGTH,
+        truncation=True,
+        padding_side=side,
+        return_tensors="pt",
     )
     return torch.as_tensor(batch.input_ids)
 
@@ -115,9 +119,11 @@ class EncoderTrainer:
     def losses(self, index: list[int], rng: np.random.Generator) -> Losses:
         """All losses of one batch of pictures."""
         words, claims = self.texts(index, rng)
+        # Programs that generate pad on the left, and load every processor so: both sides have to work.
+        ids = tokens(self.tokenizer, words, side=pick(rng, ("left", "right")))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             seen = self.model.vision_model(pixel_values=as_input(self.pictures.pixels[index]))
-            read = self.model.text_model(input_ids=tokens(self.tokenizer, words))
+            read = self.model.text_model(input_ids=ids)
         image, text = seen.pooler_output.float(), read.pooler_output.float()
         similarity = F.normalize(text, dim=-1) @ F.normalize(image, dim=-1).T
         truth = torch.from_numpy(holds(claims, self.facts[index]))
@@ -131,15 +137,18 @@ class EncoderTrainer:
 
 @torch.no_grad()
 def recalls(model: SiglipModel, tokenizer: PreTrainedTokenizerFast, pictures: PictureSet) -> dict[str, float]:
-    """Share of detailed captions whose own picture is among the first 1, 5 and 10 of all pictures."""
+    """Share of detailed captions whose own picture is among the first 1 and 10, by side of padding."""
     model.eval()
     image = model.get_image_features(pixel_values=as_input(pictures.pixels)).pooler_output
     texts = [language.detail(scene) for scene in pictures.scenes]
-    text = model.get_text_features(input_ids=tokens(tokenizer, texts)).pooler_output
+    shares: dict[str, float] = {}
+    for side in ("left", "right"):
+        text = model.get_text_features(input_ids=tokens(tokenizer, texts, side)).pooler_output
+        similarity = F.normalize(text, dim=-1) @ F.normalize(image, dim=-1).T
+        ranks = (similarity > similarity.diagonal()[:, None]).sum(1)
+        shares |= {f"{side} recall@{k}": round(float((ranks < k).float().mean()), 3) for k in (1, 10)}
     model.train()
-    similarity = F.normalize(text, dim=-1) @ F.normalize(image, dim=-1).T
-    ranks = (similarity > similarity.diagonal()[:, None]).sum(1)
-    return {f"recall@{k}": round(float((ranks < k).float().mean()), 3) for k in (1, 5, 10)}
+    return shares
 
 
 def train_encoder(trainer: EncoderTrainer, check: PictureSet, plan: Plan, kept: Path) -> SiglipModel:
@@ -148,17 +157,14 @@ def train_encoder(trainer: EncoderTrainer, check: PictureSet, plan: Plan, kept: 
     rng = np.random.default_rng((plan.seed, 6))
     model, heads = trainer.model, trainer.readouts
     model.train()
-    parts: list[tuple[Any, float]] = [(model.vision_model, 1.0), (model.text_model, 1.0)]
-    parts += [
-        (heads.patches, 0.4),
-        (heads.pooled, 0.4),
-        (model, 5.0),
-    ]  # the rest of the model: scale and bias
+    parts = [Part(model.vision_model), Part(model.text_model)]
+    # What is left of the model are the scale and the bias of the logits: two numbers with a long way to go.
+    parts += [Part(heads.patches, 0.4), Part(heads.pooled, 0.4), Part(model, 5.0)]
     descent, progress = Descent(plan, parts), Progress("encoder")
     batches = mixed_batches(len(trainer.pictures.scenes), plan.batch, plan.seed)
-    for step in range(1, plan.steps + 1):
+    for step in range(1, plan.last + 1):
         parts_of_loss = trainer.losses(next(batches), rng)
-        descent.step(step, parts_of_loss.total)
+        descent.step(step, parts_of_loss.total(plan.readout))
         progress.note(
             step,
             pairs=parts_of_loss.pairs.item(),
@@ -167,7 +173,7 @@ def train_encoder(trainer: EncoderTrainer, check: PictureSet, plan: Plan, kept: 
             pictures=parts_of_loss.pictures.item(),
             scale=model.logit_scale.exp().item(),
         )
-        if step % 200 == 0 or step == plan.steps:
+        if step % 200 == 0 or step == plan.last:
             print("encoder check", recalls(model, trainer.tokenizer, check), flush=True)
             model.save_pretrained(kept)
             heads.save(kept / "readouts.pt")

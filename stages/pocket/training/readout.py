@@ -58,6 +58,36 @@ class PatchReadout(nn.Module):
         return {name: self.heads[name](region) for name, region in regions.items()}
 
 
+class ContextReadout(nn.Module):
+    """Makes patches say where they are, and cells how often their thing occurs; float [batch, 36, width].
+
+    A tower that is only asked what is in a place forgets to write the place itself into its patches:
+    without this loss a linear probe named the right cell for 19 % of them, and "what is in the top left?"
+    stayed at 0.55. Counting equal things is spread over nine answers per picture instead of one word.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.place = nn.Linear(width, GRID * GRID)
+        self.equals = nn.Linear(width, FIELDS["tally"].classes)
+
+    def forward(self, patches: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropies of patch numbers and of cells' counts; targets int64 [batch, WIDTH]."""
+        tokens = self.norm(patches)
+        right = torch.arange(GRID * GRID).expand(len(patches), -1)
+        place = F.cross_entropy(self.place(tokens).flatten(0, 1), right.flatten())
+        cells, tally = targets[:, SPANS["cells"]], targets[:, SPANS["tally"]]
+        shown = cells[:, 0] != UNSAID
+        if not bool(shown.any()):
+            return place, torch.zeros(())
+        kinds, counts = cells[shown], tally[shown]
+        wanted = counts.gather(1, (kinds - 1).clamp(min=0)).masked_fill(kinds == 0, 0)
+        grid = tokens[shown].unflatten(1, (GRID, GRID)).permute(0, 3, 1, 2)
+        scores = self.equals(F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2))
+        return place, F.cross_entropy(scores.flatten(0, 1), wanted.flatten())
+
+
 class PooledReadout(nn.Module):
     """Reads every fact linearly from one embedding, float [batch, width].
 

@@ -15,10 +15,21 @@ from stages.pocket.training import captioner, encoder, pictures, saving, segment
 from stages.pocket.training.schedule import Plan
 
 CLUSTERS = 18_000  # of four pictures each, plus a quarter as many clips
+# Where a curve is cut short, the next plan takes over what it left, with fresh moments.
 PLANS = {
-    "vision": Plan(steps=1100, batch=128, rate=1.2e-3),
-    "encoder": Plan(steps=1500, batch=128, rate=1.2e-3),
-    "captioner": Plan(steps=2800, batch=48, rate=1.5e-3),
+    "vision": (Plan(steps=1100, batch=128, rate=1.2e-3),),
+    "encoder": (
+        Plan(steps=900, batch=128, rate=1.2e-3, readout=0.5, stop=400),
+        Plan(steps=250, batch=128, rate=0.8e-3, readout=0.5, warmup=20, seed=1),
+    ),
+    "captioner": (
+        Plan(steps=2800, batch=48, rate=1.5e-3, stop=500),
+        Plan(steps=1600, batch=36, rate=2.0e-3, warmup=50, seed=1, orthogonal=True, stop=250),
+        Plan(steps=900, batch=36, rate=1.5e-3, warmup=40, seed=2, orthogonal=True, context=0.25, stop=500),
+        Plan(steps=1500, batch=36, rate=1.5e-3, warmup=40, seed=3, orthogonal=True, context=0.1, stop=250),
+        Plan(steps=1150, batch=36, rate=1.5e-3, warmup=40, seed=4, orthogonal=True, context=0.25, stop=250),
+        Plan(steps=850, batch=36, rate=1.5e-3, warmup=30, seed=5, orthogonal=True, context=0.25),
+    ),
 }
 # Pictures that watch the training; the scores of the card use another seed.
 CHECK_SEED = 1
@@ -55,7 +66,8 @@ def prepare(work: Work, processes: int) -> None:
 def train_vision(work: Work) -> None:
     """Phase one."""
     check = pictures.held_out(CHECK_SEED, 300)
-    tower, readouts = vision.train_vision(pictures.load_pictures(work.folder), check, PLANS["vision"])
+    (plan,) = PLANS["vision"]
+    tower, readouts = vision.train_vision(pictures.load_pictures(work.folder), check, plan)
     tower.save_pretrained(work.tower)
     readouts.save(work.readouts)
 
@@ -72,7 +84,8 @@ def train_encoder(work: Work) -> None:
         pictures.load_pictures(work.folder),
     )
     check = pictures.held_out(CHECK_SEED, 1000)
-    encoder.train_encoder(trainer, check, PLANS["encoder"], work.folder / "encoder")
+    for plan in PLANS["encoder"]:
+        encoder.train_encoder(trainer, check, plan, work.folder / "encoder")
 
 
 def train_captioner(work: Work) -> None:
@@ -89,7 +102,8 @@ def train_captioner(work: Work) -> None:
     check = captioner.check_rows(
         pictures.held_out(CHECK_SEED, 250), pictures.held_out_clips(CHECK_SEED, 60), CHECK_SEED
     )
-    captioner.train_captioner(trainer, check, PLANS["captioner"], work.folder / "captioner")
+    for plan in PLANS["captioner"]:
+        captioner.train_captioner(trainer, check, plan, work.folder / "captioner")
 
 
 def package(work: Work) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,13 +14,27 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Plan:
-    """A phase: number of steps, pictures per step, peak learning rate, steps of warm-up, seed."""
+    """One descent: pictures per step, peak learning rate, seed, and the curve of the rate.
+
+    The curve is `steps` long; `stop` ends the descent before the curve does, for a shorter one to take over.
+    `readout` and `context` are weights of the training-only heads; `orthogonal` puts Muon on the language
+    model.
+    """
 
     steps: int
     batch: int
     rate: float
     warmup: int = 100
     seed: int = 0
+    stop: int | None = None
+    readout: float = 0.25
+    context: float = 0.0
+    orthogonal: bool = False
+
+    @property
+    def last(self) -> int:
+        """The last step, counted from 1."""
+        return self.steps if self.stop is None else self.stop
 
 
 def rate_factor(step: int, plan: Plan) -> float:
@@ -28,37 +43,56 @@ def rate_factor(step: int, plan: Plan) -> float:
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
 
 
+@dataclass(frozen=True)
+class Part:
+    """A module that moves at a multiple of the rate; its matrices by Muon where `orthogonal`.
+
+    Muon's updates are scaled to the size of AdamW's, so that one rate serves both.
+    """
+
+    module: nn.Module
+    multiple: float = 1.0
+    orthogonal: bool = False
+
+
 class Descent:
-    """AdamW with the plan's curve; modules may run at a multiple of it; gradients are clipped to norm 1."""
+    """AdamW, and Muon where asked, on the plan's curve; gradients are clipped to norm 1."""
 
-    def __init__(self, plan: Plan, parts: Iterable[tuple[nn.Module, float]]) -> None:
+    def __init__(self, plan: Plan, parts: Iterable[Part]) -> None:
         self.plan = plan
-        self.groups: list[dict[str, object]] = []
         self.parameters: list[nn.Parameter] = []
-        for module, multiple in parts:
-            self._add(module, multiple)
-        self.optimiser = torch.optim.AdamW(self.groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
-        self.multiples = [float(str(group["multiple"])) for group in self.groups]
+        groups: list[dict[str, Any]] = []
+        for part in parts:
+            groups += self._groups(part)
+        plain = [group for group in groups if not group["orthogonal"]]
+        matrices = [group for group in groups if group["orthogonal"]]
+        self.optimisers: list[torch.optim.Optimizer] = []
+        if plain:
+            self.optimisers.append(torch.optim.AdamW(plain, lr=plan.rate, betas=(0.9, 0.98), fused=True))
+        if matrices:
+            self.optimisers.append(torch.optim.Muon(matrices, lr=plan.rate, adjust_lr_fn="match_rms_adamw"))
 
-    def _add(self, module: nn.Module, multiple: float) -> None:
+    def _groups(self, part: Part) -> list[dict[str, Any]]:
+        """What earlier parts have not taken: matrices with weight decay, the rest without."""
         known = {id(parameter) for parameter in self.parameters}
-        fresh = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+        fresh = [p for p in part.module.parameters() if p.requires_grad and id(p) not in known]
         self.parameters += fresh
-        for decayed in (True, False):
-            chosen = [p for p in fresh if (p.ndim >= 2) == decayed]
-            if chosen:
-                decay = 0.05 if decayed else 0.0
-                self.groups.append({"params": chosen, "weight_decay": decay, "multiple": multiple})
+        flat = {"params": [p for p in fresh if p.ndim < 2], "weight_decay": 0.0, "orthogonal": False}
+        deep = {"params": [p for p in fresh if p.ndim >= 2], "weight_decay": 0.05}
+        groups = [deep | {"orthogonal": part.orthogonal}, flat]
+        return [group | {"multiple": part.multiple} for group in groups if group["params"]]
 
     def step(self, number: int, loss: torch.Tensor) -> None:
         """Back-propagate the loss and move; `number` counts from 1."""
-        factor = self.plan.rate * rate_factor(number, self.plan)
-        for group, multiple in zip(self.optimiser.param_groups, self.multiples, strict=True):
-            group["lr"] = factor * multiple
-        self.optimiser.zero_grad(set_to_none=True)
+        rate = self.plan.rate * rate_factor(number, self.plan)
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["multiple"]
+            optimiser.step()
 
 
 class Progress:

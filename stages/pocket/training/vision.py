@@ -13,7 +13,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from stages.pocket.training.facts import facts
 from stages.pocket.training.pictures import SIDE, PictureSet, as_input
 from stages.pocket.training.readout import PatchReadout, PooledReadout, fact_accuracy, fact_loss
-from stages.pocket.training.schedule import Descent, Plan, Progress, shuffled
+from stages.pocket.training.schedule import Descent, Part, Plan, Progress, shuffled
 
 WIDTH = 192
 TOWER = {
@@ -81,10 +81,10 @@ def train_vision(pictures: PictureSet, check: PictureSet, plan: Plan) -> tuple[S
     tower = SiglipVisionModel(SiglipVisionConfig(**TOWER, attn_implementation=ATTENTION))
     readouts = Readouts.fresh()
     tower.train()
-    descent = Descent(plan, [(tower, 1.0), (readouts.patches, 1.0), (readouts.pooled, 1.0)])
+    descent = Descent(plan, [Part(tower), Part(readouts.patches), Part(readouts.pooled)])
     targets, progress = target_rows(pictures), Progress("vision")
     batches = shuffled(len(pictures.scenes), plan.batch, plan.seed)
-    for step in range(1, plan.steps + 1):
+    for step in range(1, plan.last + 1):
         index = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             seen = tower(pixel_values=as_input(pictures.pixels[index]))
@@ -92,6 +92,6 @@ def train_vision(pictures: PictureSet, check: PictureSet, plan: Plan) -> tuple[S
         whole = fact_loss(readouts.pooled(seen.pooler_output.float()), targets[index])
         descent.step(step, local + whole)
         progress.note(step, local=local.item(), whole=whole.item())
-        if step % 250 == 0 or step == plan.steps:
+        if step % 250 == 0 or step == plan.last:
             print("vision check", read_accuracy(tower, readouts, check), flush=True)
     return tower, readouts

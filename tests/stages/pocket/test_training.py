@@ -13,7 +13,8 @@ from stages.pocket import language, scenes
 from stages.pocket.scenes import Chart, Shapes, Sign, Thing
 from stages.pocket.training import claims, pictures, segments, tokenizer
 from stages.pocket.training.facts import claim, facts, holds
-from stages.pocket.training.schedule import Plan, rate_factor
+from stages.pocket.training.readout import ContextReadout, PatchReadout, fact_loss
+from stages.pocket.training.schedule import Descent, Part, Plan, rate_factor
 
 
 @cache
@@ -124,3 +125,41 @@ def test_rate_factor_warms_up_then_falls_to_one_hundredth() -> None:
     assert max(factors) == pytest.approx(factors[99], rel=0.01)
     assert factors[0] == pytest.approx(0.01, rel=0.01)
     assert factors[-1] == pytest.approx(0.01)
+
+
+def test_patch_readout_learns_where_things_are_from_patches_that_show_them() -> None:
+    torch.manual_seed(7)
+    rng = np.random.default_rng(7)
+    targets = torch.from_numpy(np.stack([facts(scenes.sample(rng)) for _ in range(64)])).long()
+    # Patches that carry one random vector per (picture, patch): enough to tell them apart by heart.
+    patches, readout = torch.randn(64, 36, 48), PatchReadout(48)
+    descent = Descent(Plan(steps=120, batch=64, rate=0.02, warmup=5), [Part(readout)])
+    first = fact_loss(readout(patches), targets).item()
+    for step in range(1, 121):
+        descent.step(step, fact_loss(readout(patches), targets))
+    assert fact_loss(readout(patches), targets).item() < first / 3
+
+
+def test_fact_loss_unsaid_entries_cost_nothing() -> None:
+    readout = PatchReadout(48)
+    silent = torch.full((2, len(claim())), -1)
+    assert fact_loss(readout(torch.randn(2, 36, 48)), silent).item() == 0.0
+
+
+def test_context_readout_pictures_without_things_have_places_only() -> None:
+    torch.manual_seed(8)
+    targets = torch.from_numpy(facts(Chart((1, 2, 3), "red"))[None]).long()
+    places, equals = ContextReadout(48)(torch.randn(1, 36, 48), targets)
+    assert places.item() > 0
+    assert equals.item() == 0.0
+
+
+def test_descent_orthogonal_part_moves_its_matrix_in_every_direction_alike() -> None:
+    torch.manual_seed(9)
+    layer = torch.nn.Linear(16, 16, bias=False)
+    before = layer.weight.detach().clone()
+    target = torch.randn(16, 16)
+    descent = Descent(Plan(steps=10, batch=1, rate=0.01, warmup=1), [Part(layer, orthogonal=True)])
+    descent.step(1, ((layer.weight - target) ** 2).sum())
+    strengths = torch.linalg.svdvals(layer.weight.detach() - before)
+    assert strengths.min() > 0.3 * strengths.max()
