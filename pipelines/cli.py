@@ -25,10 +25,26 @@ from pipelines.index import indexes
 from pipelines.nightly import nightly
 from pipelines.search import search
 from stages.checkpoints import ModelLoadError
+from stages.embed import EmbedError
+from stages.generators.protocol import GenerationError
+from stages.index.blas import FaissUnavailable
 from stages.index.config import IndexConfigError
 from stages.index.files import IndexDamaged
+from stages.index.vectors import VectorError
 
 FAILED, WRONG_CONFIGURATION, INTERRUPTED = 1, 2, 130
+
+# What ends a run in one line; anything else is a fault of Darkroom's and shows its traceback.
+_FAILURES = (
+    CorpusError,
+    EmbedError,
+    FaissUnavailable,
+    GenerationError,
+    IndexDamaged,
+    ModelLoadError,
+    OSError,
+    VectorError,
+)
 
 _USAGE = """darkroom PIPELINE key=value …
 
@@ -60,7 +76,7 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
         return _PIPELINES[pipeline](load(pipeline, overrides), screen)
     except (ConfigError, IndexConfigError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
-    except (CorpusError, ModelLoadError, IndexDamaged) as error:
+    except _FAILURES as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command goes on where this one stopped", INTERRUPTED)
@@ -77,6 +93,8 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
         screen.print(f"nothing to do: {night.items:,} images, all of them in {', '.join(night.wanted)}")
         return 0
     screen.print(terminal.summary(night.report))
+    for note in night.notes[len(night.report.notes) :]:
+        screen.print(note, soft_wrap=True)
     screen.print(f"report: {night.page}", soft_wrap=True)
     return FAILED if night.failed else 0
 

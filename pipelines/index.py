@@ -1,7 +1,7 @@
 """The index of a corpus: generations that never change, and a pointer that names the current one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -16,8 +16,6 @@ from stages.schemas import SHARD_ROWS
 
 _GENERATION = re.compile(r"gen-(\d{6})")
 _INDEX, _META, _CURRENT = "index.faiss", "meta.json", "CURRENT"
-# The one before the current stays for searches that opened it a moment ago.
-_KEPT = 2
 
 
 class RecallTooLowError(CorpusError):
@@ -52,8 +50,10 @@ def build(corpus: Corpus, name: str, config: IndexConfig) -> IndexFacts:
             f"index {name} {generation} has recall@10 {meta.recall.recall:.3f}, under index.min_recall "
             f"{config.min_recall}: it was not made current"
         )
+    before = current_generation(corpus, name)
     corpus.write_bytes(f"{generation}\n".encode(), "index", name, _CURRENT)
-    _remove_old(corpus, name)
+    # The one before stays for searches that opened it a moment ago.
+    _remove_old(corpus, name, kept=(generation, before))
     return facts(corpus, name, generation)
 
 
@@ -84,9 +84,10 @@ def _next_generation(corpus: Corpus, name: str) -> str:
     return f"gen-{int(last[0].removeprefix('gen-')) + 1 if last else 1:06d}"
 
 
-def _remove_old(corpus: Corpus, name: str) -> None:
-    for generation in generations(corpus, name)[:-_KEPT]:
-        corpus.filesystem.delete_dir(corpus.path("index", name, generation))
+def _remove_old(corpus: Corpus, name: str, kept: Collection[str | None]) -> None:
+    for generation in generations(corpus, name):
+        if generation not in kept:
+            corpus.filesystem.delete_dir(corpus.path("index", name, generation))
 
 
 def current_generation(corpus: Corpus, name: str) -> str | None:

@@ -109,16 +109,23 @@ class DecodeImages:
             raise BadImageError(
                 Status.TOO_LARGE, f"{size} are more than the {self._config.max_pixels} allowed"
             )
-        reduction = self._reduction(header)
-        image = pixels.decode(data, header, reduction, self._config.restore_jpeg_end)
-        for config in self._sizes:
-            item.views[config] = resize.view(image, header.upright, config, reduction)
+        for reduction, configs in self._reductions(header).items():
+            image = pixels.decode(data, header, reduction, self._config.restore_jpeg_end)
+            for config in configs:
+                item.views[config] = resize.view(image, header.upright, config, reduction)
 
-    def _reduction(self, header: Header) -> int:
-        """The fraction at which a JPEG is decoded: the smallest that every view allows."""
+    def _reductions(self, header: Header) -> dict[int, list[ResizeConfig]]:
+        """The views by the fraction at which a JPEG is decoded for them.
+
+        Each view chooses for itself: one choice for all of them would make its pixels depend on which
+        other views a run asks for. Most pictures are too small for any choice and are decoded once.
+        """
         if header.format != "jpeg" or not self._sizes:
-            return 1
-        return min(plan_resize(*header.upright, config).reduction for config in self._sizes)
+            return {1: list(self._sizes)}
+        chosen: dict[int, list[ResizeConfig]] = {}
+        for config in self._sizes:
+            chosen.setdefault(plan_resize(*header.upright, config).reduction, []).append(config)
+        return chosen
 
     def _table(self, shard: pa.Table, items: list[_Item]) -> pa.Table:
         found = [item.header for item in items]

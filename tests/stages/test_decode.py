@@ -236,3 +236,14 @@ def test_status_of_every_refusal_is_in_the_enum() -> None:
     files = [b"", b"text", encode(photo(), "JPEG")[:3000], encode(picture(), "GIF")[:-30]]
     found = decode(shard(*files)).column("status").to_pylist()
     assert all(Status(value) is not Status.OK for value in found)
+
+
+def test_decode_images_with_another_view_beside_it_gives_the_same_pixels() -> None:
+    small, large = ResizeConfig(size=32), ResizeConfig(policy=Policy.FIT, size=300)
+    # A 1/4 decode is enough for the small view, and not for the large one.
+    table = shard(encode(np.asarray(cv2.resize(photo(), (400, 300)), dtype=np.uint8), "JPEG"))
+    alone = unpack_views(decode(table, {"small": small}), "small")[0]
+    beside = unpack_views(decode(table, {"large": large, "small": small}), "small")[0]
+    assert alone is not None
+    assert beside is not None
+    np.testing.assert_array_equal(alone, beside)

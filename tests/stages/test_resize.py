@@ -10,13 +10,13 @@ import skimage.data
 from PIL import Image as PillowImage
 
 from stages.base import Image
+from stages.detail import detail_score
 from stages.resize import (
     Filter,
     Policy,
     ResizeConfig,
     ResizePlan,
     apply,
-    detail_score,
     patch_budget,
     patches,
     plan_resize,
