@@ -10,19 +10,21 @@ class Outcome(StrEnum):
     """How a run ended."""
 
     COMPLETE = "complete"
-    INTERRUPTED = "interrupted"
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Totals:
-    """`items`, `ok` and `rejected` of the whole corpus; `new` items of this run; `seconds` of wall time."""
+    """`items` of the whole corpus; those of this run: `new`, of which `rejected`; `seconds` of wall time."""
 
     items: int
-    ok: int
-    rejected: int
     new: int
+    rejected: int
     seconds: float
+
+    @property
+    def ok(self) -> int:
+        return self.new - self.rejected
 
     @property
     def items_per_s(self) -> float:
@@ -86,17 +88,6 @@ class IndexFacts:
     recall_at_10: float | None = None
     added: int = 0
     size_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Score:
-    """A result of an evaluation, with the bounds of its 95% interval where they are known."""
-
-    subject: str
-    metric: str
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +170,6 @@ class Report:
     rejects: tuple[Reject, ...] = ()
     savings: tuple[PatchSavings, ...] = ()
     indexes: tuple[IndexFacts, ...] = ()
-    scores: tuple[Score, ...] = ()
     pictures: tuple[Picture, ...] = ()
     searches: tuple[SampleSearch, ...] = ()
     models: tuple[Model, ...] = ()

@@ -16,6 +16,7 @@ from pipelines.facts import (
     Example,
     Hit,
     Model,
+    Outcome,
     PatchSavings,
     Picture,
     Reject,
@@ -41,14 +42,13 @@ def night_report(night: Night) -> Report:
     """Everything on the page. Raises what reading the corpus raises."""
     chosen = _choose_pictures(night)
     pictures = _pictures(night, chosen)
-    rejected = night.tally.rejected(ITEMS)
-    new = night.tally.rows[ITEMS]
     return Report(
         pipeline="nightly",
         run=night.run,
         corpus=night.config.corpus,
         started=night.started,
-        totals=Totals(night.items, new - rejected, rejected, new, night.seconds),
+        totals=Totals(night.items, night.tally.images, night.tally.rejected(ITEMS), night.seconds),
+        outcome=Outcome.FAILED if night.failed else Outcome.COMPLETE,
         stages=night.tally.stages(),
         rejects=tuple(_rejects(night)),
         savings=_savings(night),

@@ -19,6 +19,7 @@ class Tally:
     planned: Mapping[str, int]
     done: Counter[str]
     shards: list[int] = field(default_factory=list)
+    images: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     rejects: dict[str, Counter[str]] = field(default_factory=dict)
     rejects_in: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Tally:
 
     def add(self, result: ShardResult) -> None:
         self.shards.append(result.shard)
+        self.images += result.rows
         for dataset, reasons in result.rejects.items():
             self.done[dataset] += 1
             self.rows[dataset] += result.rows

@@ -126,7 +126,7 @@ def summary(report: Report) -> RenderableType:
     """What a run did, for the end of it."""
     totals = report.totals
     head = (
-        f"{report.run}: {report.outcome}. {totals.new:,} new of {totals.items:,} items in "
+        f"{report.run}: {report.outcome}. {totals.new:,} of {totals.items:,} images in "
         f"{q.duration(totals.seconds)} ({q.rate(totals.items_per_s)} items/s), {totals.rejected:,} rejected."
     )
     parts: list[RenderableType] = [Text(legible(head))]
@@ -136,8 +136,6 @@ def summary(report: Report) -> RenderableType:
         parts.append(_reject_table(report))
     if report.indexes:
         parts.append(_index_table(report.indexes))
-    if report.scores:
-        parts.append(_score_table(report))
     parts.extend(Text(legible(note), style="yellow") for note in report.notes)
     return Group(*parts)
 
@@ -183,15 +181,6 @@ def _index_table(indexes: Sequence[IndexFacts]) -> Table:
         recall = q.NONE if index.recall_at_10 is None else f"{index.recall_at_10:.3f}"
         size = q.NONE if index.size_bytes is None else q.size(index.size_bytes)
         _add(table, index.name, index.generation, f"{index.vectors:,}", recall, size, index.factory)
-    return table
-
-
-def _score_table(report: Report) -> Table:
-    table = _table("evaluated", "metric", "score>", "95% interval>")
-    for score in report.scores:
-        known = score.low is not None and score.high is not None
-        interval = f"{score.low:.4f} to {score.high:.4f}" if known else q.NONE
-        _add(table, score.subject, score.metric, f"{score.value:.4f}", interval)
     return table
 
 
