@@ -189,26 +189,12 @@ def _presence_question(scene: Shapes, rng: np.random.Generator) -> Question:
     return Question(f"is there {article(color)} {color} {shape}?", _yes(there), "yesno")
 
 
-def relation_questions(scene: Shapes, rng: np.random.Generator) -> list[Question]:
-    """Left or right of, between two things that can be named without doubt and stand in different columns."""
-    kinds = Counter((thing.color, thing.shape) for thing in scene.things)
-    single = [thing for thing in scene.things if kinds[thing.color, thing.shape] == 1]
-    if len(single) < 2:
-        return []
-    first, second = (single[int(index)] for index in rng.choice(len(single), 2, replace=False))
-    if first.column == second.column:
-        return []
-    text = f"is the {first.color} {first.shape} left of the {second.color} {second.shape}?"
-    return [Question(text, _yes(first.column < second.column), "relation")]
-
-
 def _shapes_questions(scene: Shapes, rng: np.random.Generator) -> list[Question]:
     return [
         Question("what color is the background?", scene.background, "color"),
         *_count_questions(scene, rng),
         *_place_questions(scene, rng),
         _presence_question(scene, rng),
-        *relation_questions(scene, rng),
     ]
 
 

@@ -28,7 +28,8 @@ PLANS = {
         Plan(steps=900, batch=36, rate=1.5e-3, warmup=40, seed=2, orthogonal=True, context=0.25, stop=500),
         Plan(steps=1500, batch=36, rate=1.5e-3, warmup=40, seed=3, orthogonal=True, context=0.1, stop=250),
         Plan(steps=1150, batch=36, rate=1.5e-3, warmup=40, seed=4, orthogonal=True, context=0.25, stop=250),
-        Plan(steps=850, batch=36, rate=1.5e-3, warmup=30, seed=5, orthogonal=True, context=0.25),
+        Plan(steps=850, batch=36, rate=1.5e-3, warmup=30, seed=5, orthogonal=True, context=0.25, stop=250),
+        Plan(steps=680, batch=36, rate=1.5e-3, warmup=30, seed=6, orthogonal=True, context=0.25),
     ),
 }
 # Pictures that watch the training; the scores of the card use another seed.

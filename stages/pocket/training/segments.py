@@ -13,16 +13,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from stages.pocket import clips, language
-from stages.pocket.scenes import Scene, Shapes
+from stages.pocket.scenes import Scene
 from stages.pocket.training.tokenizer import ASSISTANT, EOS, IMAGE, PAD, USER
 
 IMAGE_TOKENS = 36
 IGNORED = -100
 
 # How often a question is drawn, by type: what is learned late (comparisons, presence, counts) more often.
-ASKED = {"yesno": 5.0, "relation": 4.0, "where": 3.0, "count": 3.0, "chart": 2.0, "kind": 0.5}
+ASKED = {"yesno": 5.0, "where": 3.0, "count": 3.0, "chart": 2.0, "kind": 0.5}
 # Weight of each answer token by type. JSON is mostly punctuation; in a yes or a no one token teaches all.
-WEIGHTS = {"caption": 1.0, "detail": 0.7, "json": 0.5}
+WEIGHTS = {"caption": 2.0, "detail": 1.0, "json": 0.5}
 ANSWER_WEIGHT = 3.0
 
 Encode = Callable[[str], tuple[int, ...]]
@@ -100,24 +100,15 @@ def clip_segments(clip: clips.Clip) -> list[Segment]:
     return [Segment(text, answer, "motion") for text, answer in clips.questions(clip)]
 
 
-def _relations(scene: Scene, rng: np.random.Generator) -> tuple[Segment, ...]:
-    """Up to three more questions of left and right: few scenes allow any, so those that do are asked more."""
-    if not isinstance(scene, Shapes):
-        return ()
-    found = dict.fromkeys(asked for _ in range(4) for asked in language.relation_questions(scene, rng))
-    return tuple(Segment(asked.text, asked.answer, asked.type) for asked in list(found)[:3])
-
-
 def some_segments(scene: Scene, rng: np.random.Generator, questions: int = 6) -> tuple[Segment, ...]:
-    """The caption, half of the time the detail or the JSON, relations, then questions by type weight."""
+    """The caption, half of the time the detail or the JSON, then questions by type weight."""
     caption, detail, as_json, *asked = every_segment(scene, rng)
-    related = _relations(scene, rng)
     odds = np.array([ASKED.get(segment.type, 1.0) for segment in asked])
     count = min(questions, len(asked))
     chosen = rng.choice(len(asked), count, replace=False, p=odds / odds.sum())
     draw = rng.random()
     long = [detail] if draw < 0.4 else [as_json] if draw < 0.5 else []
-    return (caption, *long, *related, *(asked[int(index)] for index in chosen))
+    return (caption, *long, *(asked[int(index)] for index in chosen))
 
 
 def _lengths(row: Row, encode: Encode) -> int:
