@@ -15,10 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.corpus import Corpus
+from pipelines.corpus import Corpus, CorpusError
 from pipelines.plan import PlannedShard, read_planned
 from pipelines.stream import Flow, ShardResult, Step, run_stages, write_outputs
 from stages.schemas import shard_of
+
+
+class ClusterTooSmallError(CorpusError):
+    """The actors that are asked for do not fit into the cluster."""
 
 
 class Backend(StrEnum):
@@ -86,6 +90,7 @@ def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
     import ray.data
 
     connect(cluster, flow.steps)
+    _require_room(flow.steps, len(shards))
     _configure_data(ray.data.DataContext.get_current())
     stream = ray.data.read_datasource(
         _shard_source(flow.corpus, shards), override_num_blocks=len(shards), **_TASK
@@ -170,6 +175,23 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
     with _stderr_kept_back():
         ray.init(**options)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _require_room(steps: Sequence[Step], shards: int) -> None:
+    """Actors hold their CPUs for the whole run: with none left for decoding, Ray would wait for ever."""
+    import ray
+
+    total = ray.cluster_resources()
+    pools = [(step.actors, min(step.actors.count, shards)) for step in steps if step.actors]
+    for name, needed, why in (
+        ("CPU", sum(pool.cpus * count for pool, count in pools) + 1, "for the actors and one to decode"),
+        ("GPU", sum(pool.gpus * count for pool, count in pools), "for the actors"),
+    ):
+        if needed > total.get(name, 0):
+            raise ClusterTooSmallError(
+                f"the cluster has {total.get(name, 0):g} {name}s, this run needs {needed:g} {why}: "
+                "lower count, cpus or gpus of encoder.actors and captioner.actors"
+            )
 
 
 @contextmanager

@@ -12,6 +12,6 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray for all tests that need one: starting it takes 5 s and more."""
     import ray
 
-    connect(ClusterConfig(), steps=())
+    connect(ClusterConfig(cpus=4), steps=())
     yield
     ray.shutdown()
