@@ -1,16 +1,18 @@
-"""A whole run in steady state against the sum of its stages run bare on the same cores; prints JSON objects.
+"""A whole run in steady state against the sum of its steps run bare on the same cores; prints JSON objects.
 
-Bare: one process a core, each with the run's own stage objects on one thread, called one after the
-other in a plain loop over shards already listed: no Ray, no queue, no plan, no Parquet. All cores loop
-at once, since a core is slower while its neighbours use the same memory; a loop alone on the machine
-would not be on the same cores. The seconds of one loop per picture, divided by the cores, are what the
-run could take at best. Measured before the run and after it, and averaged.
+Bare: one process a core, each with the run's own stage objects on one thread, called one after the other
+in a plain loop over rows already listed: no Ray, no queue, no plan, no Parquet. All cores loop at once, since
+a core is slower while its neighbours use the same memory. The CPU seconds of such a loop per picture,
+divided by the cores, are what the run could take at best. Taken before the run and after it, and averaged.
 
-The run: `run_flow` on Ray as the nightly job calls it, with every step's begin and end noted. The
-window opens when the first shard is finished and closes when the last one enters its last step: the
-start, and the end where cores run dry, are not steady state. Work that lies only partly in the window
-counts with that part, so shards decoded ahead of it are not given away. The ratio is what the work in
-the window costs bare, divided by the cores, over the length of the window.
+The run: `run_flow` on Ray as the nightly job calls it, with begin and end of every step noted. The window
+opens when the first shard is finished and closes when the last one has entered its last step: the start, and
+the end where cores run dry, are not steady state. Work that lies partly in the window counts with that
+part, so shards decoded ahead of it are not given away.
+
+The ratio is the bare CPU seconds of the work in the window over the core-seconds that the window offered:
+cores times its length, less what other programs took. A core that idles counts against the run, and so does
+all that Ray, Arrow and Parquet take. On a machine that does nothing else it is simply the wall time.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from pipelines.config import NightlyConfig, load
@@ -52,6 +56,14 @@ class Span:
     def share(self, begin: float, end: float) -> float:
         """The part of it that lies in a window."""
         return max(0.0, min(self.end, end) - max(self.begin, begin)) / (self.end - self.begin)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A moment, and the CPU seconds that other programs had taken until then."""
+
+    at: float
+    others: float
 
 
 class Timed:
@@ -87,7 +99,8 @@ def timed(flow: Flow) -> Flow:
 
 
 def bare_loop(flow: Flow, shards: Sequence[PlannedShard], barrier: Any, answers: Any) -> None:
-    """One core's loop: seconds per picture of each step."""
+    """One core's loop: CPU seconds per picture of each step."""
+    os.nice(15)  # as Ray's workers, so that other programs take as much from one as from the other
     steps = {step.name: Timed(step) for step in flow.steps}
     tables = [read_planned(flow.corpus, shard) for shard in shards]
     _spend(steps, tables[0].slice(0, 64))  # first calls allocate and choose kernels
@@ -100,14 +113,14 @@ def bare_loop(flow: Flow, shards: Sequence[PlannedShard], barrier: Any, answers:
 def _spend(steps: dict[str, Timed], table: pa.Table) -> dict[str, float]:
     seconds = {}
     for name, step in steps.items():
-        begin = time.perf_counter()
+        begin = time.process_time()
         table = step(table)
-        seconds[name] = time.perf_counter() - begin
+        seconds[name] = time.process_time() - begin
     return seconds
 
 
 def bare(flow: Flow, shards: Sequence[PlannedShard], each: int) -> dict[str, float]:
-    """Seconds per picture of each step, with such a loop on every core."""
+    """CPU seconds per picture of each step, with such a loop on every core."""
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(CORES), context.SimpleQueue()
     # Where there are fewer shards than the cores want, two cores work on the same one.
@@ -133,63 +146,84 @@ def spans(results: Sequence[ShardResult], flow: Flow) -> list[Span]:
 
 @dataclass(frozen=True)
 class Window:
-    """What happened in it. `at_work`: how many shards a step had in hand on average, the cores it wanted."""
+    """What happened in it. `at_work`: how many shards a step had in hand on average; `others`: cores lost."""
 
     ratio: float
     rate: float
     at_work: dict[str, float]
+    others: float
 
 
-def steady(found: Sequence[Span], last: str, costs: dict[str, float]) -> Window:
-    """The steady state, and the ratio of what its work costs bare to the time it took."""
-    begin = min(span.end for span in found if span.step == last)
-    end = max(span.begin for span in found if span.step == last)
-    seconds = max(1e-3, end - begin)
-    done = {name: sum(s.share(begin, end) * s.rows for s in found if s.step == name) for name in costs}
-    busy = {
-        name: sum(s.share(begin, end) * (s.end - s.begin) for s in found if s.step == name) for name in costs
-    }
-    work = sum(done[name] * cost for name, cost in costs.items())
-    at_work = {name: total / seconds for name, total in busy.items()}
-    return Window(work / CORES / seconds, done[last] / seconds, at_work)
+def steady(found: Sequence[Span], last: str, costs: dict[str, float], ticks: Sequence[Tick]) -> Window:
+    """The steady state, and what its work costs bare over what the cores had to give."""
+    closes = max(span.begin for span in found if span.step == last)
+    opened, closed = ticks[1], [ticks[1], *(tick for tick in ticks[2:] if tick.at <= closes)][-1]
+    seconds = max(1e-3, closed.at - opened.at)
+    parts = [(span, span.share(opened.at, closed.at)) for span in found]
+    work = sum(part * span.rows * costs[span.step] for span, part in parts)
+    others = (closed.others - opened.others) / seconds
+    return Window(
+        work / seconds / (CORES - others),
+        sum(part * span.rows for span, part in parts if span.step == last) / seconds,
+        {name: sum(p * (s.end - s.begin) for s, p in parts if s.step == name) / seconds for name in costs},
+        others,
+    )
 
 
 def measure(config: NightlyConfig, what: str, each: int) -> Iterator[dict[str, Any]]:
     flow, shards = planned(config)
     before = bare(flow, shards, each)
-    results, started, first, _ = driven(timed(flow), shards, config)
+    results, ticks = driven(timed(flow), shards, config)
     after = bare(flow, shards, each)
     costs = {name: mean((before[name], after[name])) for name in before}
-    window = steady(spans(results, flow), flow.steps[-1].name, costs)
+    window = steady(spans(results, flow), flow.steps[-1].name, costs, ticks)
     bare_ms = " + ".join(f"{name} {1000 * cost:.2f}" for name, cost in costs.items())
     at_work = ", ".join(f"{name} {count:.1f}" for name, count in window.at_work.items())
     yield {
         "what": f"a whole run, {what}",
-        "against": f"its steps bare: {bare_ms} ms a picture on each of {CORES} cores",
+        "against": f"its steps bare: {bare_ms} ms a picture, on {CORES - window.others:.1f} free cores",
         "ratio": window.ratio,
         "goal": 0.9,
         "measured": f"{window.rate:,.0f} images/s; shards at work: {at_work}",
     }
-    yield figure(f"start of a run, {what}", f"{first - started:.0f} s to the first finished shard")
+    first = ticks[1].at - ticks[0].at
+    yield figure(f"start of a run, {what}", f"{first:.0f} s to the first finished shard")
 
 
 def measure_empty(config: NightlyConfig) -> Iterator[dict[str, Any]]:
     flow, shards = planned(config)
-    _, started, first, last = driven(replace(flow, steps=(), outputs=(), totals=()), shards, config)
+    _, ticks = driven(replace(flow, steps=(), outputs=(), totals=()), shards, config)
+    start, first, last = ticks[0].at, ticks[1].at, ticks[-1].at
     each_ms = 1000 * (last - first) / max(1, len(shards) - 1)
-    text = f"{first - started:.1f} s to the first shard, then {each_ms:.0f} ms each"
-    yield figure("the flow alone, without stages", text)
+    yield figure(
+        "the flow alone, without stages",
+        f"{first - start:.1f} s to the first shard, then {each_ms:.0f} ms each",
+    )
 
 
 def driven(
     flow: Flow, shards: Sequence[PlannedShard], config: NightlyConfig
-) -> tuple[list[ShardResult], float, float, float]:
-    """What the run yields, and when it was started, yielded first, and last."""
-    results, arrived = [], [time.time()]
+) -> tuple[list[ShardResult], list[Tick]]:
+    """What the run yields, with a tick at its start and at each shard."""
+    results, seen = [], dict[int, float]()
+    ticks = [Tick(time.time(), others(seen))]
     for result in run_flow(flow, shards, config.cluster):
         results.append(result)
-        arrived.append(time.time())
-    return results, arrived[0], arrived[1], arrived[-1]
+        ticks.append(Tick(time.time(), others(seen)))
+    return results, ticks
+
+
+def others(seen: dict[int, float]) -> float:
+    """CPU seconds since boot of all programs but this one and its children, of which `seen` keeps count."""
+    ours = psutil.Process()
+    for process in (ours, *ours.children(recursive=True)):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            seen[process.pid] = times.user + times.system
+    machine = psutil.cpu_times()._asdict()
+    # Linux counts what its guests take twice.
+    idle = ("idle", "iowait", "guest", "guest_nice")
+    return float(sum(value for name, value in machine.items() if name not in idle) - sum(seen.values()))
 
 
 def figure(what: str, measured: str) -> dict[str, Any]:
