@@ -25,6 +25,13 @@ def test_every_key_of_the_menu_is_explained(file: Path) -> None:
     assert isinstance(yaml.safe_load("\n".join(lines)), dict)
 
 
+def test_experiment_sets_keys_over_the_defaults_and_under_the_command_line() -> None:
+    config = load("nightly", [*NIGHTLY, "experiment=demo", "report.searches=1"])
+    assert len(config.questions) == 2
+    assert len(config.report.queries) == 3
+    assert config.report.searches == 1
+
+
 def test_menu_of_nightly_shows_every_file() -> None:
     text = menu("nightly")
     for option in OPTIONS:
