@@ -2,13 +2,19 @@
 
 from collections import Counter
 
-from pipelines.corpus import Corpus
+from pipelines.corpus import Corpus, CorpusError
 from pipelines.facts import Dataset
 
 
 def describe(corpus: Corpus) -> list[Dataset]:
-    """Every dataset: shards, rows, rejects by reason, fingerprint, bytes. Reads footers and statuses."""
-    return [_describe(corpus, name) for name in corpus.datasets()]
+    """Every dataset: shards, rows, rejects by reason, fingerprint, bytes.
+
+    Raises: CorpusError where there is no dataset.
+    """
+    found = [_describe(corpus, name) for name in corpus.datasets()]
+    if not found:
+        raise CorpusError(f"{corpus.location} holds no corpus: make one with darkroom nightly")
+    return found
 
 
 def _describe(corpus: Corpus, name: str) -> Dataset:

@@ -313,6 +313,15 @@ def test_nightly_with_what_cannot_work_writes_nothing(
     assert lines[0].startswith("darkroom: ")
 
 
+@pytest.mark.parametrize("words", [["describe"], ["search", "text=a"]])
+def test_reading_a_folder_that_is_no_corpus_fails_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert _darkroom(words[0], f"corpus={tmp_path}", *words[1:]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(tmp_path) in line
+
+
 def test_nightly_over_an_empty_folder_says_so_and_makes_no_shards(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert _nightly(tmp_path / "photos", tmp_path / "corpus", "cluster=local") == 0

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from stages.base import Image, pack_views
-from stages.checkpoints import Device, Dtype, ModelLoadError
+from stages.checkpoints import Device, Dtype, ModelLoadError, resolve
 from stages.embed import (
     EmbedConfig,
     EmbedError,
@@ -289,3 +289,11 @@ def test_driver_side_functions_do_not_import_torch(checkpoint: Checkpoints) -> N
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_embed_pocket_encoder_agrees_with_transformers() -> None:
+    photos, config = list(photographs().values()), EmbedConfig("pocket:encoder")
+    expected = reference(resolve(config.model), photos).numpy()
+    cosines = (embed(config, views(photos, config)) * expected).sum(axis=1)
+    assert cosines.mean() >= 0.999
+    assert cosines.min() >= 0.99
