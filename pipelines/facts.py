@@ -65,16 +65,16 @@ class Reject:
 
 @dataclass(frozen=True)
 class PatchSavings:
-    """Patches that adaptive resize sent to `model`, and what a fixed square would have cost."""
+    """Patches that `model` was given, and what they would have been without regard to detail."""
 
     model: str
     patches: int
-    fixed: int
+    undetailed: int
 
     @property
     def saved(self) -> float:
-        """Share in 0..1; negative if adaptive resize cost more."""
-        return 1 - self.patches / self.fixed if self.fixed else 0.0
+        """Share in 0..1."""
+        return 1 - self.patches / self.undetailed if self.undetailed else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""From the stream to the rows of datasets, and what is known of a shard when it is done."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.corpus import Corpus
+from pipelines.stream import Flow, Output, dataset_rows, run_stages, write_outputs
+from stages import schemas
+
+DIM = 3
+IDS = [5, 6, 7]
+OUTPUTS = [
+    Output("items", schemas.ITEMS),
+    Output("embeddings/e", schemas.embeddings(DIM), "embedding"),
+    Output("captions/c", schemas.CAPTIONS, "caption"),
+    Output("answers/a", schemas.ANSWERS, "answers"),
+]
+
+
+def _outcome(row: int) -> dict[str, str]:
+    return {"status": "truncated", "error": "cut"} if row == 1 else {"status": "ok"}
+
+
+@pytest.fixture
+def stream() -> pa.Table:
+    items = [{"image_id": item, "uri": f"{item}.jpg", **_outcome(row)} for row, item in enumerate(IDS)]
+    table = pa.Table.from_pylist(items, schema=schemas.ITEMS)
+    vectors = pa.array([[1, 0, 0], None, [0, 1, 0]], pa.list_(pa.float16(), DIM))
+    captions = [{"caption": None if row == 1 else f"c{row}", **_outcome(row)} for row in range(3)]
+    answers = [
+        [{"question_id": q, "question": f"q{q}", "answer": f"{row}{q}", **_outcome(row)} for q in range(2)]
+        for row in range(3)
+    ]
+    return (
+        table.append_column("embedding", vectors)
+        .append_column("caption", pa.array(captions, schemas.CAPTION_COLUMN))
+        .append_column("answers", pa.array(answers, schemas.ANSWERS_COLUMN))
+        .append_column("patches", pa.array([10, 0, 20], pa.int32()))
+    )
+
+
+@pytest.mark.parametrize("cut", [(0, 3), (1, 2), (2, 1)], ids=str)
+def test_dataset_rows_of_a_slice_have_the_schema_and_the_ids(stream: pa.Table, cut: tuple[int, int]) -> None:
+    part = stream.slice(*cut)
+    ids = IDS[cut[0] : cut[0] + cut[1]]
+    for output in OUTPUTS[:3]:
+        rows = dataset_rows(part, output)
+        rows.validate(full=True)
+        assert rows.schema.equals(output.schema)
+        assert rows["image_id"].to_pylist() == ids
+    answers = dataset_rows(part, OUTPUTS[3])
+    assert answers["image_id"].to_pylist() == [item for item in ids for _ in range(2)]
+    assert answers["question_id"].to_pylist() == [0, 1] * len(ids)
+    assert answers["answer"].to_pylist() == [f"{IDS.index(item)}{q}" for item in ids for q in range(2)]
+
+
+def test_shard_with_a_missing_embedding_is_read_back_from_parquet(stream: pa.Table, tmp_path: Path) -> None:
+    corpus = Corpus(str(tmp_path))
+    write_outputs(Flow(corpus, [], OUTPUTS), 0, stream)
+    read = corpus.read_shard("embeddings/e", 0)["embedding"].to_pylist()
+    assert read == [[1, 0, 0], [None] * DIM, [0, 1, 0]]
+
+
+def test_write_outputs_counts_rows_rejects_and_totals(stream: pa.Table, tmp_path: Path) -> None:
+    flow = Flow(Corpus(str(tmp_path)), [], OUTPUTS, totals=("patches",))
+    result = write_outputs(flow, 4, stream)
+    assert (result.shard, result.rows) == (4, 3)
+    assert result.rejects == {
+        "items": {"truncated": 1},
+        "embeddings/e": {},
+        "captions/c": {"truncated": 1},
+        "answers/a": {"truncated": 2},
+    }
+    assert result.totals == {"patches": 30}
+    assert flow.corpus.shards("answers/a") == [4]
+
+
+def test_run_stages_with_a_stage_that_loses_a_row_raises(stream: pa.Table) -> None:
+    with pytest.raises(AssertionError, match="loses"):
+        run_stages(stream, {"loses": lambda shard: shard.slice(1)})
+
+
+def test_run_stages_keeps_the_seconds_of_earlier_steps_and_drops_columns(
+    stream: pa.Table, tmp_path: Path
+) -> None:
+    once = run_stages(stream, {"first": lambda shard: shard})
+    twice = run_stages(once, {"second": lambda shard: shard}, drop=("patches", "absent"))
+    assert "patches" not in twice.column_names
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice)
+    assert list(result.seconds) == ["first", "second", "write"]
