@@ -59,7 +59,7 @@ def run_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if not options.quick:
             yield from rows_of("bench_run.py", folder, "decode + embed + caption", *models, captioner)
             yield from rows_of(
-                "bench_run.py", folder, "no stages at all", "--empty", *models, "captioner=null"
+                "bench_run.py", folder, "no stages at all", *models, "captioner=null", "--empty"
             )
 
 
