@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="pocket:encoder", help="model")
     parser.add_argument("--captioner", default="pocket:captioner", help="model")
     options = parser.parse_args()
-    options.shards = options.shards or (3 if options.quick else 24)
+    options.shards = options.shards or (8 if options.quick else 24)
     print(machine(), end="\n\n")
     print("| what | against | ratio | goal | measured |\n| --- | --- | --- | --- | --- |")
     for rows in (stage_rows, run_rows):

@@ -158,7 +158,9 @@ def steady(found: Sequence[Span], last: str, costs: dict[str, float], ticks: Seq
     """The steady state, and what its work costs bare over what the cores had to give."""
     closes = max(span.begin for span in found if span.step == last)
     opened, closed = ticks[1], [ticks[1], *(tick for tick in ticks[2:] if tick.at <= closes)][-1]
-    seconds = max(1e-3, closed.at - opened.at)
+    seconds = closed.at - opened.at
+    if not seconds:
+        raise ValueError(f"{len(ticks) - 1} shards are too few for a steady state: draw more with --shards")
     parts = [(span, span.share(opened.at, closed.at)) for span in found]
     work = sum(part * span.rows * costs[span.step] for span, part in parts)
     others = (closed.others - opened.others) / seconds
