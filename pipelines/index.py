@@ -34,6 +34,8 @@ def build(corpus: Corpus, name: str, config: IndexConfig) -> IndexFacts:
     Raises: IndexConfigError; RecallTooLowError where recall@10 is under `index.min_recall`, in which case
     searches go on reading the generation before.
     """
+    import torch  # noqa: F401  before faiss, whose OpenMP is another one
+
     info = corpus.info(f"embeddings/{name}")
     if info is None:
         raise CorpusError(f"{corpus.location} has no embeddings/{name} to index")

@@ -21,6 +21,7 @@ from pipelines.tracking import Run, track
 from stages.base import view_column
 from stages.count import CountPatches
 from stages.decode import DecodeImages
+from stages.index.blas import check_installed
 from stages.index.config import choose_factory
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import PLAN
@@ -34,7 +35,7 @@ Streams = Mapping[frozenset[str], Sequence[PlannedShard]]
 def nightly(config: NightlyConfig, terminal: Console) -> Night:
     """plan -> decode -> embed -> caption, answer -> shards -> index -> report; only what is missing.
 
-    Raises, before anything is written: ConfigError, DriftError, IndexConfigError.
+    Raises, before anything is written: ConfigError, DriftError, IndexConfigError, FaissUnavailable.
     """
     corpus, wanted = Corpus(config.corpus), products(config)
     diff = plan_night(config, corpus, wanted)
@@ -98,7 +99,9 @@ def plan_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Produ
 
 
 def check_index(config: NightlyConfig, wanted: Mapping[str, Product], rows: int) -> None:
-    """Whether the index that is asked for can be built at all. Raises: IndexConfigError."""
+    """Whether the index that is asked for can be built at all. Raises: IndexConfigError, FaissUnavailable."""
+    if config.encoder is not None and config.index is not None:
+        check_installed()
     for product in wanted.values():
         if product.kind == "embeddings" and config.index is not None and rows:
             choose_factory(rows, int(product.info.properties["dim"]), config.index)

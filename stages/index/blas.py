@@ -25,7 +25,7 @@ def import_faiss() -> Any:
     Raises: FaissUnavailable, with what to install.
     """
     if "faiss" not in sys.modules:
-        _check_installed()
+        check_installed()
         choose_blas_kernel()
     try:
         import faiss
@@ -34,7 +34,8 @@ def import_faiss() -> Any:
     return faiss
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Whether there is one faiss, without importing it. Raises: FaissUnavailable."""
     installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
     if not installed:
         raise FaissUnavailable(
