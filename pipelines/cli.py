@@ -91,12 +91,17 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
     night = nightly(config, screen)
     if night.report is None:
         screen.print(f"nothing to do: {night.items:,} images, all of them in {', '.join(night.wanted)}")
+        _print_notes(screen, night.notes)
         return 0
     screen.print(terminal.summary(night.report))
-    for note in night.notes[len(night.report.notes) :]:
-        screen.print(note, soft_wrap=True)
+    _print_notes(screen, night.notes[len(night.report.notes) :])
     screen.print(f"report: {night.page}", soft_wrap=True)
     return FAILED if night.failed else 0
+
+
+def _print_notes(screen: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        screen.print(note, soft_wrap=True)
 
 
 def _search(config: SearchConfig, screen: Console) -> int:

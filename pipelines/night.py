@@ -45,7 +45,13 @@ class Night:
         planned = planned_shards(corpus)
         done = Counter({name: len(corpus.shards(name)) for name in wanted})
         tally = Tally(dict.fromkeys(wanted, len(planned)), done)
-        return cls(config, corpus, wanted, diff, sum(shard.rows for shard in planned), tally)
+        night = cls(config, corpus, wanted, diff, sum(shard.rows for shard in planned), tally)
+        if diff.changed or diff.deleted:
+            night.notes.append(
+                f"since they were planned, {diff.changed:,} files changed and {diff.deleted:,} are gone: "
+                "their rows stay as they were"
+            )
+        return night
 
     @property
     def run(self) -> str:

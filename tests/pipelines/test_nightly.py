@@ -241,6 +241,21 @@ def test_nightly_with_new_files_works_on_those_only(more_photos: Path, copied: P
     assert read_meta(new, "pocket", generation).vectors == PICTURES + 1 + 5
 
 
+def test_nightly_with_changed_and_deleted_files_says_how_many_and_keeps_their_rows(
+    more_photos: Path, photos: Photos, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(more_photos / "new")
+    first, second, third = (more_photos / uri for uri in list(photos.truth)[:3])
+    shutil.copy(second, first)
+    third.unlink()
+    before = _snapshot(copied)
+    assert _nightly(more_photos, copied, "cluster=local") == 0
+    assert _snapshot(copied) == before
+    said = capsys.readouterr().out
+    assert "1 files changed" in said
+    assert "1 are gone" in said
+
+
 def test_nightly_with_another_prompt_refuses_then_overwrites(photos: Photos, copied: Path) -> None:
     detailed = "captioner.what.prompt=describe the image in detail."
     before = _snapshot(copied)
