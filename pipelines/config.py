@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -153,8 +153,6 @@ PIPELINES: dict[str, type[Any]] = {
     "search": SearchConfig,
     "describe": DescribeConfig,
 }
-
-Config = TypeVar("Config")
 
 
 def check_name(key: str, name: str) -> None:

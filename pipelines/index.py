@@ -28,6 +28,11 @@ def is_current(corpus: Corpus, name: str, config: IndexConfig) -> bool:
     return current is not None and read_meta(corpus, name, current).source == _source(corpus, name, config)
 
 
+def has_vectors(corpus: Corpus, name: str) -> bool:
+    """Whether any image has an embedding; reads up to the first shard that holds one."""
+    return any(len(ids) for ids, _ in _batches(corpus, name))
+
+
 def build(corpus: Corpus, name: str, config: IndexConfig) -> IndexFacts:
     """Builds a generation over `embeddings/NAME` and makes it current.
 

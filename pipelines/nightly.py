@@ -112,8 +112,8 @@ def index_is_due(night: Night) -> bool:
     config, corpus = night.config, night.corpus
     if config.encoder is None or config.index is None:
         return False
-    embedded = corpus.shards(f"embeddings/{config.encoder.name}")
-    return bool(embedded) and not index.is_current(corpus, config.encoder.name, config.index)
+    name = config.encoder.name
+    return not index.is_current(corpus, name, config.index) and index.has_vectors(corpus, name)
 
 
 def index_embeddings(night: Night) -> None:

@@ -6,7 +6,6 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 """RGB pixels, uint8 [H, W, 3]."""
@@ -69,9 +68,3 @@ def _unpack_chunk(chunk: Any) -> list[Image | None]:
         np.frombuffer(pixels.as_buffer(), dtype=np.uint8).reshape(height, width, 3) if ok else None
         for ok, pixels, height, width in zip(valid, chunk.field("pixels"), heights, widths, strict=True)
     ]
-
-
-def rows_ok(shard: pa.Table) -> npt.NDArray[np.bool_]:
-    """bool [rows]: which items are `ok`."""
-    mask: npt.NDArray[np.bool_] = pc.equal(shard.column("status"), "ok").to_numpy(zero_copy_only=False)
-    return mask

@@ -337,6 +337,18 @@ def test_reading_a_folder_that_is_no_corpus_fails_in_one_line(
     assert str(tmp_path) in line
 
 
+def test_nightly_over_broken_files_only_ends_well_without_an_index(photos: Photos, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    assert _nightly(photos.folder / "broken", folder, "cluster=local", "tracking=off") == 0
+    corpus = Corpus(str(folder))
+    assert len(corpus.read_shard("items", 0)) == BROKEN
+    assert current_generation(corpus, "pocket") is None
+    assert len(corpus.entries("runs")) == 1
+    before = _snapshot(folder)
+    assert _nightly(photos.folder / "broken", folder, "cluster=local", "tracking=off") == 0
+    assert _snapshot(folder) == before
+
+
 def test_nightly_over_an_empty_folder_says_so_and_makes_no_shards(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert _nightly(tmp_path / "photos", tmp_path / "corpus", "cluster=local") == 0
