@@ -86,7 +86,6 @@ class IndexFacts:
     vectors: int
     factory: str
     recall_at_10: float | None = None
-    added: int = 0
     size_bytes: int | None = None
 
 

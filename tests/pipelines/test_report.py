@@ -53,7 +53,7 @@ def a_report(text: str, thumb: str) -> Report:
         stages=(StageRow(text, 48_212, 96.0, 31, 6), StageRow("write", 48_181, 20.0)),
         rejects=(Reject(text, 612, (Example(text, text),), text), Reject("too_large", 53)),
         savings=(PatchSavings(text, 7_390, 10_000),),
-        indexes=(IndexFacts(text, text, 987_654, text, 0.9421, 48_181, 98_211_002),),
+        indexes=(IndexFacts(text, text, 987_654, text, 0.9421, 98_211_002),),
         pictures=(Picture(thumb, text, 77, text, (Answer(text, text),)), Picture(thumb, "u", 78)),
         searches=(SampleSearch(text, (hit,), thumb), SampleSearch("none", ())),
         models=(Model(text, text, text),),
