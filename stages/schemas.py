@@ -18,6 +18,10 @@ class Status(StrEnum):
     UNREADABLE = "unreadable"  # an image format, but no decoder accepts the bytes
     TRUNCATED = "truncated"  # the bytes end before the picture does
     TOO_LARGE = "too_large"  # more pixels, bytes or memory than allowed
+    CRASHED = "crashed"  # the process that decoded it died of it, twice
+    TIMEOUT = "timeout"  # decoding it took longer than allowed, twice
+    FAILED = "failed"  # a model raised on it, and on none of its neighbours
+    CHANGED = "changed"  # the source's bytes are no longer those that `items` describes
 
 
 def image_id(shard: int, row: int) -> int:

@@ -23,7 +23,8 @@ STAGES = {"decode", "embed", "caption", "answer", "count", "sources.folder"}
 LAYERS = [
     {"redact", "legible", "quantities", "provenance", "facts", "composition"},
     {"corpus", "report", "terminal", "recorder"},
-    {"plan", "stream", "tracking", "index"},
+    {"changes", "tracking", "stream"},
+    {"plan", "index"},
     {"flow", "tally"},
     {"config"},
     {"datasets", "search", "describe"},
