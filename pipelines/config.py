@@ -106,6 +106,7 @@ class NightlyConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     overwrite: tuple[str, ...] = ()
+    steal_lock: bool = False
 
     def __post_init__(self) -> None:
         check_text("corpus", self.corpus)

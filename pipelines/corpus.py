@@ -23,6 +23,7 @@ from stages.schemas import ROW_BITS
 
 SHARD_NAME = re.compile(r"shard-(\d{10})\.parquet")
 PLAN_NAME = re.compile(r"plan-(\d{6})\.parquet")
+LOCK = "LOCK"
 _PARTIAL = ".partial-"
 
 
@@ -92,13 +93,17 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class Corpus:
-    """A folder or a bucket prefix. Cheap to make and to pickle: only the location travels."""
+    """A folder or a bucket prefix. Cheap to make and to pickle: only the location and the fence travel.
 
-    def __init__(self, location: str) -> None:
+    `fence` is the token of the run that holds the corpus's lock, None for whoever writes no shards.
+    """
+
+    def __init__(self, location: str, fence: str | None = None) -> None:
         self.location = location
+        self.fence = fence
 
-    def __reduce__(self) -> tuple[type["Corpus"], tuple[str]]:
-        return Corpus, (self.location,)
+    def __reduce__(self) -> tuple[type["Corpus"], tuple[str, str | None]]:
+        return Corpus, (self.location, self.fence)
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:

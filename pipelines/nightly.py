@@ -12,6 +12,7 @@ from pipelines.config import ConfigError, NightlyConfig, as_dict
 from pipelines.corpus import Corpus
 from pipelines.datasets import ModelProduct, Product, products
 from pipelines.flow import run_flow
+from pipelines.lock import locked
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report
 from pipelines.plan import PlannedShard, SourceDiff, compare, extend, planned_shards
@@ -35,10 +36,24 @@ Streams = Mapping[frozenset[str], Sequence[PlannedShard]]
 def nightly(config: NightlyConfig, terminal: Console) -> Night:
     """plan -> decode -> embed -> caption, answer -> shards -> index -> report; only what is missing.
 
-    Raises, before anything is written: ConfigError, DriftError, IndexConfigError, FaissUnavailable.
+    Raises, before anything is written: ConfigError, DriftError, IndexConfigError, FaissUnavailable,
+    LockedError.
     """
-    corpus, wanted = Corpus(config.corpus), products(config)
-    diff = plan_night(config, corpus, wanted)
+    corpus, wanted, listing = Corpus(config.corpus), products(config), list_source(config.source)
+    check_night(config, corpus, wanted, listing)
+    with locked(corpus, config.steal_lock) as held:
+        return develop(config, held, wanted, listing, terminal)
+
+
+def develop(
+    config: NightlyConfig,
+    corpus: Corpus,
+    wanted: Mapping[str, Product],
+    listing: pa.Table,
+    terminal: Console,
+) -> Night:
+    """What the holder of the corpus's lock does."""
+    diff = plan_night(config, corpus, wanted, listing)
     streams = missing_shards(corpus, wanted)
     night = Night.begin(config, corpus, wanted, diff)
     if not streams and not index_is_due(night):
@@ -74,12 +89,10 @@ def list_source(source: FolderConfig) -> pa.Table:
     )
 
 
-def plan_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product]) -> SourceDiff:
-    """Lists the source and plans what is new.
-
-    Checks before it writes: the source is there, and no dataset holds values of another configuration.
-    """
-    listing = list_source(config.source)
+def check_night(
+    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: pa.Table
+) -> None:
+    """Whether the night can be worked through at all; writes nothing."""
     for name in config.overwrite:
         if name not in wanted:
             raise ConfigError(f"overwrite must be of {', '.join(wanted)}, got {name}")
@@ -88,6 +101,13 @@ def plan_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Produ
             corpus.check(product.info)
     diff = compare(corpus, listing)
     check_index(config, wanted, diff.known + len(diff.new))
+
+
+def plan_night(
+    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: pa.Table
+) -> SourceDiff:
+    """Plans what is new. Compares once more: a run that ended a moment ago may have planned it."""
+    diff = compare(corpus, listing)
     corpus.remove_partial_files()
     for name in config.overwrite:
         corpus.drop(name)

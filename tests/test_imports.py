@@ -23,7 +23,7 @@ STAGES = {"decode", "embed", "caption", "answer", "count", "sources.folder"}
 LAYERS = [
     {"redact", "legible", "quantities", "provenance", "facts", "composition"},
     {"corpus", "report", "terminal", "recorder"},
-    {"changes", "tracking", "stream"},
+    {"changes", "lock", "tracking", "stream"},
     {"plan", "index"},
     {"flow", "tally"},
     {"config"},

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pipelines import cli
-from pipelines.corpus import Corpus
+from pipelines.corpus import LOCK, Corpus
 from pipelines.index import current_generation, read_meta
 from pipelines.plan import planned_shards
 from stages.pocket import language
@@ -78,7 +78,7 @@ def _snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.stat().st_size)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != LOCK
     }
 
 
