@@ -1,281 +1,248 @@
-"""The corpus on disk: names, listing, atomic writes and fingerprints, on any file system of pyarrow.
+"""The corpus: datasets and their shards.
 
-A shard of a dataset is done when its file exists under its final name. Nothing else keeps count.
+A shard of a dataset is done when a file holds it under its final name: its own, or a merged one. Nothing
+else keeps count, and what was committed once is never altered by a later writer.
 """
 
-import hashlib
 import json
-import os
 import re
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
+from pipelines.files import CorpusError, Files, parquet_bytes
+from pipelines.identity import DatasetInfo, DriftError, check_same, columns_of, fingerprint
+from pipelines.shards import SHARD_NAME, Listing, Part, part_of, shard_file
 from stages.schemas import ROW_BITS
 
-SHARD_NAME = re.compile(r"shard-(\d{10})\.parquet")
+__all__ = [
+    "FINGERPRINT",
+    "LOCK",
+    "PLAN_NAME",
+    "QUARANTINE",
+    "SHARD_NAME",
+    "Corpus",
+    "CorpusError",
+    "DatasetInfo",
+    "DriftError",
+    "RowMissingError",
+    "StaleWriterError",
+    "fingerprint",
+    "shard_file",
+    "write_parquet",
+]
+
 PLAN_NAME = re.compile(r"plan-(\d{6})\.parquet")
 LOCK = "LOCK"
-_PARTIAL = ".partial-"
+QUARANTINE = "quarantine"
+FINGERPRINT = "darkroom.fingerprint"
+"""The key of a shard's Parquet metadata that names the fingerprint of its values."""
 
 
-class CorpusError(Exception):
-    """The corpus cannot be used as asked; the message is one line for the user."""
+class StaleWriterError(CorpusError):
+    """The writer's run is over: another one has the corpus, or the dataset holds other values."""
 
 
-class DriftError(CorpusError):
-    """A dataset holds the values of another configuration than the current one."""
+class RowMissingError(CorpusError):
+    """A dataset has no row for an id: the item is gone, or its shard is damaged."""
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """16 hex digits over everything that changes a dataset's values, whatever the order of the keys."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+class Corpus(Files):
+    """A folder or a bucket prefix. Cheap to make and to pickle.
 
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What `dataset.json` records. `identity` is what the fingerprint was taken over."""
-
-    name: str
-    identity: Mapping[str, Any]
-    columns: Mapping[str, str]
-    properties: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.identity)
-
-    @classmethod
-    def of(
-        cls, name: str, schema: pa.Schema, identity: Mapping[str, Any], **properties: Any
-    ) -> "DatasetInfo":
-        # Through JSON once, so that an info from a config equals the same info read back.
-        columns = {column.name: str(column.type) for column in schema}
-        return cls(name, json.loads(json.dumps(identity, default=str)), columns, properties)
-
-    def to_json(self) -> bytes:
-        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=2).encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "DatasetInfo":
-        stored = json.loads(text)
-        stored.pop("fingerprint")
-        return cls(**stored)
-
-
-def _drifted(name: str, stored: DatasetInfo, wanted: DatasetInfo) -> DriftError:
-    old, new = _leaves(stored.identity), _leaves(wanted.identity)
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    changes = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys[:4])
-    return DriftError(
-        f"{name} holds values of fingerprint {stored.fingerprint}, the configuration makes "
-        f"{wanted.fingerprint} ({changes}): give it a new name, or drop the old values with "
-        f"overwrite=[{name}]"
-    )
-
-
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key, child in value.items():
-        leaves |= _leaves(child, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
-
-
-class Corpus:
-    """A folder or a bucket prefix. Cheap to make and to pickle: only the location and the fence travel.
-
-    `fence` is the token of the run that holds the corpus's lock, None for whoever writes no shards.
+    `fence`: the token of the run that holds the lock; shards are then committed only while it does.
     """
 
     def __init__(self, location: str, fence: str | None = None) -> None:
-        self.location = location
+        super().__init__(location)
         self.fence = fence
+        self._written: dict[
+            str, str | None
+        ] = {}  # the fingerprint that a writer of each dataset started with
+        self._found: dict[str, Listing] = {}  # where shards were seen last; a hint that every read proves
 
-    def __reduce__(self) -> tuple[type["Corpus"], tuple[str, str | None]]:
-        return Corpus, (self.location, self.fence)
-
-    @cached_property
-    def _opened(self) -> tuple[pafs.FileSystem, str]:
-        if "://" in self.location:
-            filesystem, root = pafs.FileSystem.from_uri(self.location)
-            return filesystem, root.rstrip("/")
-        return pafs.LocalFileSystem(), str(Path(self.location).expanduser().absolute())
-
-    @property
-    def filesystem(self) -> pafs.FileSystem:
-        return self._opened[0]
-
-    @property
-    def local_root(self) -> Path | None:
-        """The folder, where the corpus is one; None in a bucket."""
-        filesystem, root = self._opened
-        return Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
-
-    def path(self, *parts: str) -> str:
-        return "/".join([self._opened[1], *parts])
-
-    # Files
-
-    def exists(self, *parts: str) -> bool:
-        return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
-
-    def entries(self, *parts: str, recursive: bool = False) -> list[pafs.FileInfo]:
-        """What lies in a folder, sorted by path; empty where there is no such folder."""
-        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True, recursive=recursive)
-        return sorted(self.filesystem.get_file_info(selector), key=lambda info: info.path)
-
-    def read_bytes(self, *parts: str) -> bytes:
-        with self.filesystem.open_input_file(self.path(*parts)) as stream:
-            return bytes(stream.read())
-
-    def write_bytes(self, data: bytes | pa.Buffer, *parts: str) -> None:
-        """Under its final name there is the whole file or none: temporary name, fsync, rename.
-
-        On an object store it is one upload, which is atomic by itself.
-        """
-        target = self.path(*parts)
-        if self.local_root is None:
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(data)
-            return
-        _write_atomically(Path(target), data)
-
-    def remove_partial_files(self) -> int:
-        """Removes what writers that were killed left behind; returns how many files."""
-        if self.local_root is None:
-            return 0
-        partial = list(self.local_root.rglob(f"{_PARTIAL}*"))
-        for path in partial:
-            path.unlink(missing_ok=True)
-        return len(partial)
+    def __getstate__(self) -> dict[str, Any]:
+        return {"location": self.location, "fence": self.fence, "_written": self._written, "_found": {}}
 
     # Shards
 
+    def listing(self, dataset: str) -> Listing:
+        """Which file holds which shard.
+
+        While compaction runs, one look may see neither a merged file that came after the look began nor a
+        shard that went before it ended: so look until a look sees no less than the one before.
+        """
+        before = self._look(dataset)
+        while not (after := self._look(dataset)).covers(before):
+            before = after
+        self._found[dataset] = after
+        return after
+
+    def _look(self, dataset: str) -> Listing:
+        parts = (part_of(info.base_name, info.size or 0) for info in self.entries(dataset))
+        return Listing(part for part in parts if part is not None)
+
     def shards(self, dataset: str) -> list[int]:
         """The numbers of the finished shards, ascending."""
-        return sorted(
-            int(match.group(1))
-            for info in self.entries(dataset)
-            if (match := SHARD_NAME.fullmatch(info.base_name))
-        )
+        return sorted(self.listing(dataset).places)
 
     def write_shard(self, dataset: str, shard: int, table: pa.Table) -> None:
-        self.write_bytes(_parquet(table), dataset, shard_file(shard))
+        """Commits a shard, once: where it is there already, that one stays and this one is dropped.
+
+        Raises: StaleWriterError where the run was taken over, or the dataset's fingerprint is another than
+        when this corpus object claimed it or first wrote to it.
+        """
+        if dataset not in self._written:
+            self._written[dataset] = self._fingerprint(dataset)
+        started = self._written[dataset]
+        data = parquet_bytes(table, metadata=None if started is None else {FINGERPRINT: started})
+
+        def refuse_stale() -> None:
+            self._check_fence()
+            if (present := self._fingerprint(dataset)) != started:
+                raise StaleWriterError(
+                    f"{dataset} holds values of fingerprint {present}, this writer made {started}"
+                )
+
+        try:
+            self.create(data, dataset, shard_file(shard), check=refuse_stale)
+        except FileNotFoundError as error:
+            raise StaleWriterError(f"another run removed the partial file of {dataset} {shard}") from error
+
+    def _check_fence(self) -> None:
+        if self.fence is None:
+            return
+        try:
+            holder = json.loads(self.read_bytes(LOCK))["token"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            holder = None
+        if holder != self.fence:
+            raise StaleWriterError(f"{self.location} was taken over by another run: this one writes no more")
+
+    def _fingerprint(self, dataset: str) -> str | None:
+        info = self.info(dataset)
+        return None if info is None else info.fingerprint
 
     def read_shard(self, dataset: str, shard: int, columns: Iterable[str] | None = None) -> pa.Table:
-        return self.read_parquet(dataset, shard_file(shard), columns=columns)
+        """Raises: FileNotFoundError where there is no such shard; CorpusError where it is damaged."""
+        ((_, table),) = self.scan(dataset, columns, [shard])
+        return table
+
+    def scan(
+        self, dataset: str, columns: Iterable[str] | None = None, shards: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The shards of these numbers, or all, ascending, one at a time; a file is opened once.
+
+        Never disturbed by a compaction beside it: a file that is open stays readable, and for one that
+        vanished before it was opened there is another that holds its shards. Raises: as `read_shard`.
+        """
+        names = None if columns is None else list(columns)
+        wanted = self.shards(dataset) if shards is None else sorted(shards)
+        while wanted:
+            part, done = self._part_with(dataset, wanted[0]), 0
+            try:
+                with self.open_parquet(dataset, part.file) as file:
+                    for shard in (number for number in wanted if number in part.shards):
+                        table = (
+                            file.read_row_group(shard - part.first, names)
+                            if part.merged
+                            else file.read(names)
+                        )
+                        yield shard, table.replace_schema_metadata(None)
+                        done += 1
+            except FileNotFoundError:
+                # Seen, and gone when it was to be opened. Seen again at another look, it is not compaction.
+                if self.listing(dataset).places.get(wanted[0]) == part:
+                    raise
+            wanted = wanted[done:]
+
+    def _part_with(self, dataset: str, shard: int) -> Part:
+        known = self._found.get(dataset)
+        if known is None or shard not in known.places:
+            known = self.listing(dataset)
+        if shard not in known.places:
+            raise FileNotFoundError(f"{self.path(dataset)} has no shard {shard}")
+        return known.places[shard]
 
     def read_rows(self, dataset: str, ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """One row for each id, in their order, of a dataset with one row an item."""
-        wanted = np.asarray(ids, dtype=np.int64)
-        shards, position = np.unique(wanted >> ROW_BITS, return_inverse=True)
-        tables = [self.read_shard(dataset, int(shard), columns) for shard in shards]
-        starts = np.cumsum([0, *(len(table) for table in tables)])[:-1]
-        if not tables:
-            return pa.table({name: pa.nulls(0) for name in columns})
-        rows = starts[position] + (wanted & (1 << ROW_BITS) - 1)
-        return pa.concat_tables(tables).take(rows)
+        """One row for each id, in their order, of a dataset with one row an item.
 
-    def read_parquet(
-        self, *parts: str, columns: Iterable[str] | None = None, row_group: int | None = None
-    ) -> pa.Table:
-        """Page checksums are verified: a flipped bit raises `CorpusError`, naming the file."""
-        path = self.path(*parts)
-        names = None if columns is None else list(columns)
-        try:
-            with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
-                return file.read(names) if row_group is None else file.read_row_group(row_group, names)
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise CorpusError(f"{path} cannot be read: {error}") from error
+        Raises: RowMissingError, naming an id without a row; FileNotFoundError for a shard that is not there.
+        """
+        wanted = np.asarray(ids, dtype=np.int64)
+        if not len(wanted):
+            return pa.table({name: pa.nulls(0) for name in columns})
+        shards = np.unique(wanted >> ROW_BITS).tolist()
+        names = list(dict.fromkeys(["image_id", *columns]))
+        rows = pa.concat_tables(table for _, table in self.scan(dataset, names, shards))
+        # Shards are ascending, and so are the ids in each of them.
+        stored = rows["image_id"].to_numpy()
+        found = np.searchsorted(stored, wanted)
+        missing = np.append(stored, -1)[found] != wanted
+        if missing.any():
+            raise RowMissingError(f"{dataset} has no row for image_id {wanted[missing][0]}")
+        return rows.take(found).select(columns)
 
     # Datasets
 
     def datasets(self) -> list[str]:
         """The names of all datasets, such as `items` or `captions/pocket`."""
-        kinds = [entry.base_name for entry in self.entries() if entry.type == pafs.FileType.Directory]
+        folders = [entry.base_name for entry in self.entries() if entry.type == pafs.FileType.Directory]
+        kinds = [name for name in folders if name != QUARANTINE]
         named = [f"{kind}/{entry.base_name}" for kind in kinds for entry in self.entries(kind)]
         return [name for name in sorted(kinds + named) if self.exists(name, "dataset.json")]
 
     def info(self, dataset: str) -> DatasetInfo | None:
-        """None where there is no such dataset, or its `dataset.json` is torn."""
+        """None where there is no such dataset, or its `dataset.json` is torn or damaged."""
         try:
             return DatasetInfo.from_json(self.read_bytes(dataset, "dataset.json"))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError):
             return None
 
     def check(self, info: DatasetInfo) -> None:
-        """Raises `DriftError` where the dataset holds values of another fingerprint."""
+        """Raises `DriftError` where the dataset holds values of another fingerprint, or other columns."""
         stored = self.info(info.name)
-        if stored is not None and stored.fingerprint != info.fingerprint:
-            raise _drifted(info.name, stored, info)
-        if stored is None and self.shards(info.name):
+        if stored is not None:
+            check_same(stored, info)
+        elif not all(self._is_of(info, part) for part in self.listing(info.name).visible):
             raise DriftError(
-                f"{info.name} has shards but no readable dataset.json: "
-                f"drop its values with overwrite=[{info.name}]"
+                f"{info.name} has shards of other values and no readable dataset.json: "
+                f"drop them with overwrite=[{info.name}]"
             )
 
+    def _is_of(self, info: DatasetInfo, part: Part) -> bool:
+        with self.open_parquet(info.name, part.file) as file:
+            schema = file.schema_arrow
+        return stamp(schema) == info.fingerprint and columns_of(schema) == info.columns
+
     def claim(self, info: DatasetInfo) -> None:
-        """Records what the dataset holds, before its first shard is written."""
+        """Records what the dataset holds, before its first shard is written.
+
+        A record that was lost is written again, where all shards say that they are of these values.
+        """
         self.check(info)
         if self.info(info.name) is None:
             self.write_bytes(info.to_json(), info.name, "dataset.json")
+        self._written[info.name] = info.fingerprint
 
     def drop(self, dataset: str) -> None:
         """Removes the shards, and last the record: killed in between, the drift is still seen."""
-        for shard in self.shards(dataset):
-            self.filesystem.delete_file(self.path(dataset, shard_file(shard)))
-        if self.exists(dataset, "dataset.json"):
-            self.filesystem.delete_file(self.path(dataset, "dataset.json"))
+        listing = self.listing(dataset)
+        for part in [*listing.hidden, *listing.visible]:
+            self.delete(dataset, part.file)
+        self.delete(dataset, "dataset.json")
+        self._written.pop(dataset, None)
 
 
-def shard_file(shard: int) -> str:
-    return f"shard-{shard:010d}.parquet"
-
-
-def _parquet(table: pa.Table, row_group_size: int | None = None) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        row_group_size=row_group_size,
-        write_page_checksum=True,
-        sorting_columns=[pq.SortingColumn(table.schema.get_field_index("image_id"))],
-    )
-    return sink.getvalue()
-
-
-def _write_atomically(target: Path, data: bytes | pa.Buffer) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def stamp(schema: pa.Schema) -> str | None:
+    """The fingerprint that a shard's metadata names."""
+    found = (schema.metadata or {}).get(FINGERPRINT.encode())
+    return None if found is None else str(found.decode(errors="replace"))
 
 
 def write_parquet(corpus: Corpus, table: pa.Table, *parts: str, row_group_size: int | None = None) -> None:
     """Any sorted table of the corpus: zstd, page checksums, atomic."""
-    corpus.write_bytes(_parquet(table, row_group_size), *parts)
+    corpus.write_bytes(parquet_bytes(table, row_group_size), *parts)

@@ -21,8 +21,9 @@ DOORS = {
 STAGES = {"decode", "embed", "caption", "answer", "count", "sources.folder"}
 # What a pipelines module may import of its own package: only names further left.
 LAYERS = [
-    {"redact", "legible", "quantities", "provenance", "facts", "composition"},
-    {"corpus", "report", "terminal", "recorder"},
+    {"redact", "legible", "quantities", "provenance", "facts", "composition", "files", "shards"},
+    {"identity", "report", "terminal", "recorder"},
+    {"corpus"},
     {"changes", "lock", "tracking", "stream"},
     {"plan", "index"},
     {"flow", "tally"},

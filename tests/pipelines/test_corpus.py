@@ -1,5 +1,7 @@
 """The corpus on disk: atomic files, fingerprints, row addresses, and bits that rot."""
 
+import errno
+import json
 import os
 import pickle
 from pathlib import Path
@@ -7,7 +9,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.corpus import Corpus, CorpusError, DatasetInfo, DriftError, fingerprint
+from pipelines.corpus import (
+    Corpus,
+    CorpusError,
+    DatasetInfo,
+    DriftError,
+    RowMissingError,
+    StaleWriterError,
+    fingerprint,
+)
+from pipelines.shards import merged_file
 from stages import schemas
 from stages.schemas import image_id
 
@@ -115,13 +126,153 @@ def test_claim_with_other_identity_names_both_fingerprints_and_the_change(corpus
     assert "\n" not in message
 
 
-def test_check_with_shards_but_torn_record_is_drift(corpus: Corpus) -> None:
-    info = DatasetInfo.of("captions/a", schemas.CAPTIONS, {"prompt": "describe"})
+def test_claim_with_torn_record_and_shards_of_the_same_values_writes_it_again(corpus: Corpus) -> None:
+    info = _claimed(corpus, "describe")
+    corpus.write_shard("captions/a", 0, _captions(0))
+    corpus.write_bytes(info.to_json()[:20], "captions/a", "dataset.json")
     corpus.claim(info)
+    assert corpus.info("captions/a") == info
+
+
+def test_check_with_torn_record_and_shards_of_other_values_is_drift(corpus: Corpus) -> None:
+    info = _claimed(corpus, "describe")
     corpus.write_shard("captions/a", 0, _captions(0))
     corpus.write_bytes(info.to_json()[:20], "captions/a", "dataset.json")
     with pytest.raises(DriftError):
-        corpus.check(info)
+        corpus.check(DatasetInfo.of("captions/a", schemas.CAPTIONS, {"prompt": "explain"}))
+
+
+def test_check_with_other_columns_names_the_column(corpus: Corpus) -> None:
+    _claimed(corpus, "describe")
+    wider = schemas.CAPTIONS.append(pa.field("language", pa.string()))
+    with pytest.raises(DriftError, match="language"):
+        corpus.check(DatasetInfo.of("captions/a", wider, {"prompt": "describe"}))
+
+
+@pytest.mark.parametrize("changed", ["identity", "columns", "properties", "checksum"])
+def test_info_with_any_value_changed_counts_as_absent(corpus: Corpus, changed: str) -> None:
+    info = DatasetInfo.of("captions/a", schemas.CAPTIONS, {"prompt": "describe"}, model="pocket")
+    corpus.claim(info)
+    stored = json.loads(info.to_json())
+    stored[changed] = "0" if changed == "checksum" else {**stored[changed], "more": "1"}
+    corpus.write_bytes(json.dumps(stored).encode(), "captions/a", "dataset.json")
+    assert corpus.info("captions/a") is None
+
+
+def _claimed(corpus: Corpus, prompt: str) -> DatasetInfo:
+    info = DatasetInfo.of("captions/a", schemas.CAPTIONS, {"prompt": prompt})
+    corpus.claim(info)
+    return info
+
+
+def test_write_shard_twice_keeps_the_first_file(corpus: Corpus) -> None:
+    corpus.write_shard("captions/a", 0, _captions(0))
+    file = Path(corpus.path("captions/a", "shard-0000000000.parquet"))
+    before = file.stat()
+    corpus.write_shard("captions/a", 0, _captions(0, rows=2))
+    assert corpus.read_shard("captions/a", 0).equals(_captions(0))
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_write_shard_without_hard_links_still_keeps_the_first_file(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refused)
+    corpus.write_shard("captions/a", 0, _captions(0))
+    corpus.write_shard("captions/a", 0, _captions(0, rows=2))
+    assert corpus.read_shard("captions/a", 0).equals(_captions(0))
+    assert [entry.name for entry in Path(corpus.path("captions/a")).iterdir()] == ["shard-0000000000.parquet"]
+
+
+@pytest.mark.parametrize("lock", [b"", b'{"token": "other"}', b'{"tok', None])
+def test_write_shard_of_a_run_that_was_taken_over_is_refused(corpus: Corpus, lock: bytes | None) -> None:
+    fenced = Corpus(corpus.location, fence="mine")
+    fenced.write_bytes(b'{"token": "mine"}', "LOCK")
+    fenced.write_shard("captions/a", 0, _captions(0))
+    if lock is None:
+        fenced.delete("LOCK")
+    else:
+        fenced.write_bytes(lock, "LOCK")
+    with pytest.raises(StaleWriterError):
+        pickle.loads(pickle.dumps(fenced)).write_shard("captions/a", 1, _captions(1))
+    assert [entry.name for entry in Path(corpus.path("captions/a")).iterdir()] == ["shard-0000000000.parquet"]
+
+
+def test_write_shard_after_the_dataset_was_overwritten_is_refused(corpus: Corpus) -> None:
+    _claimed(corpus, "describe")
+    zombie = pickle.loads(pickle.dumps(corpus))
+    corpus.drop("captions/a")
+    _claimed(corpus, "explain")
+    with pytest.raises(StaleWriterError):
+        zombie.write_shard("captions/a", 0, _captions(0))
+    corpus.write_shard("captions/a", 0, _captions(0))
+    assert corpus.shards("captions/a") == [0]
+
+
+def test_write_shard_whose_partial_file_vanished_is_refused(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def cleaned_up_first(partial: Path, target: Path) -> None:
+        assert Corpus(corpus.location).remove_partial_files() == 1
+        link(partial, target)
+
+    monkeypatch.setattr(os, "link", cleaned_up_first)
+    with pytest.raises(StaleWriterError):
+        corpus.write_shard("captions/a", 0, _captions(0))
+    assert corpus.shards("captions/a") == []
+
+
+def _merge(corpus: Corpus, dataset: str, first: int, tables: list[pa.Table]) -> None:
+    name = merged_file(first, first + len(tables) - 1)
+    with corpus.writing_parquet(tables[0].schema, dataset, name) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def test_merged_file_is_preferred_and_its_shards_are_seen(corpus: Corpus) -> None:
+    for shard in (0, 1, 4):
+        corpus.write_shard("captions/a", shard, _captions(shard))
+    _merge(corpus, "captions/a", 1, [_captions(1, rows=2), _captions(2).slice(0, 0), _captions(3)])
+    assert corpus.shards("captions/a") == [0, 1, 2, 3, 4]
+    rows = {shard: len(table) for shard, table in corpus.scan("captions/a", ["caption"])}
+    assert rows == {0: 4, 1: 2, 2: 0, 3: 4, 4: 4}
+    assert corpus.read_shard("captions/a", 3).equals(_captions(3))
+    corpus.drop("captions/a")
+    assert corpus.shards("captions/a") == []
+    assert list(Path(corpus.path("captions/a")).iterdir()) == []
+
+
+def test_read_rows_of_a_shard_with_rows_left_out_finds_rows_by_id(corpus: Corpus) -> None:
+    _merge(corpus, "captions/a", 0, [_captions(0).filter([True, False, False, True]), _captions(1)])
+    ids = [image_id(1, 2), image_id(0, 3), image_id(0, 0)]
+    rows = corpus.read_rows("captions/a", ids, ["caption"])
+    assert rows["caption"].to_pylist() == ["caption 1.2", "caption 0.3", "caption 0.0"]
+    with pytest.raises(RowMissingError, match=str(image_id(0, 1))):
+        corpus.read_rows("captions/a", [image_id(0, 0), image_id(0, 1)], ["caption"])
+    with pytest.raises(RowMissingError, match=str(image_id(1, 9))):
+        corpus.read_rows("captions/a", [image_id(1, 9)], ["caption"])
+
+
+def test_read_shard_that_was_merged_since_it_was_seen_is_found_again(corpus: Corpus) -> None:
+    for shard in (0, 1):
+        corpus.write_shard("captions/a", shard, _captions(shard))
+    assert corpus.read_shard("captions/a", 1).equals(_captions(1))
+    scan = corpus.scan("captions/a")
+    next(scan)
+    _merge(corpus, "captions/a", 0, [_captions(0), _captions(1)])
+    for shard in (0, 1):
+        corpus.delete("captions/a", f"shard-{shard:010d}.parquet")
+    assert [shard for shard, _ in scan] == [1]
+    assert corpus.read_shard("captions/a", 1).equals(_captions(1))
+    with pytest.raises(FileNotFoundError):
+        corpus.read_shard("captions/a", 2)
 
 
 def test_drop_then_claim_takes_the_new_identity(corpus: Corpus) -> None:
