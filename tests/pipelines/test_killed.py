@@ -1,0 +1,249 @@
+"""Commands killed at any moment: the same command again leaves what an undisturbed one leaves."""
+
+import shutil
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.corpus import Corpus
+from pipelines.index import current_generation, open_index
+from pipelines.plan import planned_shards, read_planned
+from stages.pocket.corpus import write_broken, write_pictures
+from tests.pipelines.processes import wait_until_gone
+from tests.pipelines.zygote import Ended, Order, Zygote
+
+PICTURES, BROKEN, SEED, SHARD_ROWS = 13, 2, 31, 5
+QUESTION = "how many objects are there?"
+NIGHT = ("nightly", "cluster=local", "tracking=off", "index=exact", f"questions=[{QUESTION}]")
+STAGES = {
+    "DecodeImages": "decode",
+    "EmbedImages": "embed",
+    "CaptionImages": "caption",
+    "AnswerQuestions": "answer",
+}
+# A process that lost its parent has to notice it by itself.
+ORPHANED_S = 5.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """How a command dies; the fields are those of `Order`."""
+
+    die_at: int | None = None
+    torn_at: int | None = None
+    kill_after: int | None = None
+    delay_s: float = 0.0
+    group: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A command, the corpus it starts from (None: none), and what it leaves when nobody disturbs it."""
+
+    words: Sequence[str]
+    before: Path | None
+    after: Path
+    events: Sequence[str]
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as process:
+        yield process
+
+
+def _run(zygote: Zygote, words: Sequence[str], corpus: Path, kill: Kill) -> Ended:
+    trace, output = (corpus.with_name(f"{corpus.name}.{kind}") for kind in ("trace", "output"))
+    order = Order([*words, f"corpus={corpus}"], str(corpus), str(trace), str(output), SHARD_ROWS)
+    return zygote.run(replace(order, **vars(kill)))
+
+
+def _said(corpus: Path) -> str:
+    return corpus.with_name(f"{corpus.name}.output").read_text()
+
+
+def _events(corpus: Path) -> list[str]:
+    return corpus.with_name(f"{corpus.name}.trace").read_text().splitlines()
+
+
+def _scene(zygote: Zygote, words: Sequence[str], before: Path | None, after: Path) -> Scene:
+    if before is not None:
+        shutil.copytree(before, after)
+    ended = _run(zygote, words, after, Kill())
+    assert ended.code == 0, _said(after)
+    return Scene(words, before, after, _events(after))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def first_night(zygote: Zygote, folder: Path) -> Scene:
+    photos = folder / "photos"
+    write_pictures(photos, PICTURES, SEED)
+    write_broken(photos, BROKEN, SEED)
+    return _scene(zygote, (*NIGHT, f"source.path={photos}"), None, folder / "first")
+
+
+@pytest.fixture(scope="module")
+def second_night(zygote: Zygote, folder: Path, first_night: Scene) -> Scene:
+    """Over new, changed and deleted pictures."""
+    photos = folder / "photos of the second night"
+    shutil.copytree(folder / "photos", photos)
+    write_pictures(photos / "new", 4, SEED + 1)
+    changed, deleted, other = sorted(photos.glob("shapes/**/*.*"))[:3]
+    changed.write_bytes(other.read_bytes())
+    deleted.unlink()
+    return _scene(zygote, (*NIGHT, f"source.path={photos}"), first_night.after, folder / "second")
+
+
+def _place(event: str) -> str:
+    """The phase of an event of the trace: a stage, or what it does to which part of the corpus."""
+    kind, _, path = event.partition(" ")
+    if kind in ("begin", "end"):
+        return STAGES[path]
+    part, *rest = path.split("/")
+    if part == "index":
+        part = "index" if any(name.startswith("gen-") for name in rest) else "pointer"
+    return f"{part} {kind}"
+
+
+def _kills(scene: Scene, at_events: int, mid_file: int, outside: int, seed: int) -> list[Kill]:
+    rng = np.random.default_rng((seed, at_events))
+    return [
+        *_at_events(scene, at_events, rng),
+        *_mid_file(scene, mid_file, rng),
+        *_from_outside(scene, outside, rng),
+    ]
+
+
+def _at_events(scene: Scene, count: int, rng: np.random.Generator) -> list[Kill]:
+    """Deaths at events of all phases in turn."""
+    places = defaultdict(list)
+    for number, event in enumerate(scene.events, 1):
+        places[_place(event)].append(number)
+    order = rng.permutation(sorted(places))
+    return [Kill(die_at=int(rng.choice(places[order[turn % len(order)]]))) for turn in range(count)]
+
+
+def _mid_file(scene: Scene, count: int, rng: np.random.Generator) -> list[Kill]:
+    opened = [number for number, event in enumerate(scene.events, 1) if event.startswith("open")]
+    numbers = rng.choice(opened, count, replace=False)
+    return [Kill(die_at=int(number), torn_at=int(rng.integers(1, 400))) for number in numbers]
+
+
+def _from_outside(scene: Scene, count: int, rng: np.random.Generator) -> list[Kill]:
+    """Within the stages in turn, then anywhere; every second time the whole process group."""
+    kills = []
+    for turn, wanted in zip(range(count), cycle([*(f"begin {stage}" for stage in STAGES), ""]), strict=False):
+        after = [number for number, event in enumerate(scene.events, 1) if event.startswith(wanted)]
+        kills.append(Kill(None, None, int(rng.choice(after)), float(rng.uniform(0, 0.02)), turn % 2 == 0))
+    return kills
+
+
+def _shards(corpus: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        path.relative_to(corpus).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in corpus.rglob("*.parquet")
+        if not path.name.startswith(".")
+    }
+
+
+def _values(corpus: Path) -> dict[str, bytes]:
+    """All files whose names and bytes must be those of an undisturbed run."""
+    return {
+        path.relative_to(corpus).as_posix(): path.read_bytes()
+        for path in corpus.rglob("*")
+        if path.is_file() and path.relative_to(corpus).parts[0] not in ("index", "runs")
+    }
+
+
+def _temporary(corpus: Path) -> list[Path]:
+    return [path for path in corpus.rglob(".*") if path.is_file()]
+
+
+def _assert_same(corpus: Path, reference: Path) -> None:
+    assert _temporary(corpus) == []
+    found, wanted = _values(corpus), _values(reference)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert _index(corpus) == _index(reference)
+
+
+def _index(folder: Path) -> bytes | None:
+    """The bytes of the current generation, its checksum verified."""
+    corpus = Corpus(str(folder))
+    generation = current_generation(corpus, "pocket")
+    if generation is None:
+        return None
+    open_index(corpus, "pocket")
+    return corpus.read_bytes("index", "pocket", generation, "index.faiss")
+
+
+def _kill_and_run_again(zygote: Zygote, scene: Scene, kill: Kill, corpus: Path) -> str:
+    """Returns the phase in which the command died."""
+    if scene.before is not None:
+        shutil.copytree(scene.before, corpus)
+    killed = _run(zygote, scene.words, corpus, kill)
+    assert killed.code in (-signal.SIGKILL, -signal.SIGXFSZ, 0), _said(corpus)
+    wait_until_gone(killed.session, ORPHANED_S)
+    phase = _place(_events(corpus)[-1]) if killed.code and _events(corpus) else "start or end"
+    finished = _shards(corpus)
+    _index(corpus)
+    again = _run(zygote, scene.words, corpus, Kill())
+    assert again.code == 0, _said(corpus)
+    after = _shards(corpus)
+    assert [name for name in finished if finished[name] != after.get(name)] == []
+    _assert_same(corpus, scene.after)
+    shutil.rmtree(corpus)
+    return "torn " + phase if kill.torn_at is not None else phase
+
+
+def _kill_all(zygote: Zygote, scene: Scene, kills: Sequence[Kill], folder: Path) -> None:
+    phases: Counter[str] = Counter()
+    for number, kill in enumerate(kills):
+        try:
+            phases[_kill_and_run_again(zygote, scene, kill, folder / f"corpus-{number}")] += 1
+        except BaseException as error:
+            error.add_note(f"after {kill}, number {number}")
+            raise
+    print(f"\n{len(kills)} kills:", ", ".join(f"{count} x {phase}" for phase, count in phases.most_common()))
+
+
+def _rows(corpus: Corpus, dataset: str) -> pa.Table:
+    return pa.concat_tables(corpus.read_shard(dataset, shard) for shard in corpus.shards(dataset))
+
+
+def test_undisturbed_night_has_one_row_for_each_item(first_night: Scene) -> None:
+    corpus = Corpus(str(first_night.after))
+    planned = pa.concat_tables(read_planned(corpus, shard) for shard in planned_shards(corpus))
+    assert len(planned) == PICTURES + BROKEN
+    for dataset in ("items", "embeddings/pocket", "captions/pocket", "answers/pocket"):
+        assert _rows(corpus, dataset)["image_id"].equals(planned["image_id"]), dataset
+
+
+@pytest.mark.parametrize(
+    "kills", [(3, 1, 2), pytest.param((16, 6, 8), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_first_night_killed_at_any_moment_and_run_again_is_as_undisturbed(
+    zygote: Zygote, first_night: Scene, tmp_path: Path, kills: tuple[int, int, int]
+) -> None:
+    _kill_all(zygote, first_night, _kills(first_night, *kills, seed=SEED), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kills", [(2, 1, 1), pytest.param((12, 4, 4), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_night_over_a_changed_folder_killed_at_any_moment_and_run_again_is_as_undisturbed(
+    zygote: Zygote, second_night: Scene, tmp_path: Path, kills: tuple[int, int, int]
+) -> None:
+    _kill_all(zygote, second_night, _kills(second_night, *kills, seed=SEED), tmp_path)

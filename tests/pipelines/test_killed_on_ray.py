@@ -1,0 +1,187 @@
+"""Nights on Ray whose driver, workers and actors are killed, and nights with few CPUs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.corpus import Corpus
+from stages.pocket.corpus import write_pictures
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+PICTURES, SEED, SHARD_ROWS = 48, 37, 4
+QUESTION = "how many objects are there?"
+DATASETS = ("answers/pocket", "captions/pocket", "embeddings/pocket", "items")
+DEADLINE_S = 300.0
+MARK = "DARKROOM_TEST_NIGHT"
+SMALL_SHARDS = f"""
+import sys
+from pipelines import cli, plan
+plan.SHARD_ROWS = {SHARD_ROWS}
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@dataclass
+class Started:
+    """A night in a process of its own. All its processes, Ray's too, inherit a variable that names it."""
+
+    process: subprocess.Popen[str]
+    mark: str
+
+    def processes(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if _variable(process) == self.mark]
+
+    def worker(self, word: str) -> psutil.Process | None:
+        """One of Ray's that works on something whose name holds the word."""
+        return next((process for process in self.processes() if word in _title(process)), None)
+
+    def end(self) -> str:
+        """Waits for the end, which has to be a good one; returns the output."""
+        output = self.process.communicate(timeout=DEADLINE_S)[0]
+        assert self.process.returncode == 0, output
+        return output
+
+
+def _variable(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(MARK)
+    except psutil.Error:
+        return None
+
+
+def _title(process: psutil.Process) -> str:
+    """Ray calls a process by what it works on: `ray::NAME`."""
+    try:
+        return process.cmdline()[0]
+    except (psutil.Error, IndexError):
+        return ""
+
+
+@dataclass
+class Nights:
+    """Starts nights over the same photos, and ends what is left of them."""
+
+    photos: Path
+    started: list[Started] = field(default_factory=list)
+
+    def start(self, corpus: Path, *more: str) -> Started:
+        mark = uuid.uuid4().hex
+        words = [f"source.path={self.photos}", f"corpus={corpus}", f"questions=[{QUESTION}]", "tracking=off"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SMALL_SHARDS, "nightly", *words, "index=exact", *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=os.environ | {MARK: mark},
+            text=True,
+        )
+        self.started.append(Started(process, mark))
+        return self.started[-1]
+
+    def end_all(self) -> None:
+        for night in self.started:
+            for process in night.processes():
+                process.kill()
+            night.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_pictures(folder, PICTURES, SEED)
+    return folder
+
+
+@pytest.fixture
+def nights(photos: Path) -> Iterator[Nights]:
+    nights = Nights(photos)
+    yield nights
+    nights.end_all()
+
+
+@pytest.fixture(scope="module")
+def reference(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "corpus"
+    Nights(photos).start(folder, "cluster=local").end()
+    return folder
+
+
+def _wait_for(condition: Callable[[], bool], night: Started) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert night.process.poll() is None, night.process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _shards(corpus: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(corpus).as_posix(): path.read_bytes() for path in corpus.glob("*/**/shard-*.parquet")
+    }
+
+
+def _assert_as(corpus: Path, reference: Path) -> None:
+    found, wanted = _shards(corpus), _shards(reference)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+    assert Corpus(str(corpus)).datasets() == list(DATASETS)
+    assert list(corpus.rglob(".partial*")) == []
+
+
+def test_driver_killed_on_ray_and_run_again_is_as_undisturbed(
+    nights: Nights, reference: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    night = nights.start(corpus)
+    _wait_for(lambda: len(_shards(corpus)) >= 8, night)
+    night.process.kill()
+    assert night.process.wait() == -signal.SIGKILL
+    # At once: Ray's processes of the first night are perhaps still at work.
+    again = nights.start(corpus)
+    again.end()
+    _assert_as(corpus, reference)
+    deadline = time.monotonic() + DEADLINE_S
+    while left := night.processes():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    _assert_as(corpus, reference)
+
+
+@pytest.mark.parametrize("word", ["ray::ReadShards", "ray::MapWorker"], ids=["task", "actor"])
+def test_worker_killed_on_ray_costs_nothing(
+    nights: Nights, reference: Path, tmp_path: Path, word: str
+) -> None:
+    corpus = tmp_path / "corpus"
+    night = nights.start(corpus)
+    _wait_for(lambda: len(_shards(corpus)) >= 4, night)
+    killed: list[psutil.Process] = []
+
+    def kill_one() -> bool:
+        if worker := night.worker(word):
+            worker.kill()
+            killed.append(worker)
+        return bool(killed)
+
+    _wait_for(kill_one, night)
+    night.end()
+    _assert_as(corpus, reference)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_night_on_few_cpus_ends(nights: Nights, reference: Path, tmp_path: Path, cpus: int) -> None:
+    corpus = tmp_path / "corpus"
+    nights.start(corpus, f"cluster.cpus={cpus}").end()
+    _assert_as(corpus, reference)
+    shutil.rmtree(corpus)
