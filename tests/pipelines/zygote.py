@@ -165,8 +165,8 @@ class _Tracer:
         self._file = os.open(order.trace, os.O_WRONLY)
         self._process = os.getpid()
 
-    def path(self, kind: str, path: object) -> None:
-        text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else ""
+    def path(self, kind: str, path: Any) -> None:
+        text = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fsdecode(path)
         if text.startswith(self._root):
             self.event(kind, text.removeprefix(self._root))
 
@@ -204,7 +204,7 @@ def _trace_fsync(tracer: _Tracer) -> None:
     fsync = os.fsync
 
     def traced(descriptor: int) -> None:
-        tracer.path("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
+        tracer.path("fsync", descriptor)
         fsync(descriptor)
 
     os.fsync = traced  # type: ignore[assignment]
