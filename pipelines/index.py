@@ -77,7 +77,7 @@ def _source(corpus: Corpus, name: str, config: IndexConfig) -> dict[str, Any]:
 
 def _batches(corpus: Corpus, name: str) -> Iterator[Batch]:
     for shard in corpus.shards(f"embeddings/{name}"):
-        yield vectors_of(corpus.read_shard(f"embeddings/{name}", shard))
+        yield vectors_of(corpus.read_shard(f"embeddings/{name}", shard, ["image_id", "embedding"]))
 
 
 def generations(corpus: Corpus, name: str) -> list[str]:

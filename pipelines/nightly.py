@@ -68,6 +68,7 @@ def develop(
             night.tally.expect(flow.steps)
             for result in run_flow(flow, shards, config.cluster):
                 live.add(result)
+        night.notes += night.tally.notes
         if index_is_due(night):
             index_embeddings(night)
         night.report = night_report(night)

@@ -30,7 +30,7 @@ from pipelines.search import Searcher
 from stages.base import Image, unpack_views
 from stages.decode import DecodeImages
 from stages.resize import Policy, ResizeConfig
-from stages.schemas import shard_of
+from stages.schemas import Status, shard_of
 from stages.sources.folder import ReadFolder
 
 _THUMBNAIL = 240
@@ -66,24 +66,24 @@ def night_report(night: Night) -> Report:
 
 
 def _rejects(night: Night) -> Iterable[Reject]:
-    """Of the items, and reasons that only another dataset has: a bad image is bad everywhere."""
-    inherited = set(night.tally.rejects.get(ITEMS, ()))
     for dataset, reasons in night.tally.rejects.items():
         for reason, count in reasons.most_common():
-            if dataset != ITEMS and reason in inherited:
-                continue
             shards = night.tally.rejects_in[dataset, reason]
             yield Reject(reason, count, _examples(night.corpus, dataset, reason, shards), dataset)
 
 
 def _examples(corpus: Corpus, dataset: str, reason: str, shards: Sequence[int]) -> tuple[Example, ...]:
-    found: list[Example] = []
+    """Those whose item is good come first: that of others is bad everywhere, and known as such."""
+    found: list[tuple[bool, Example]] = []
     for shard in shards:
         table = corpus.read_shard(dataset, shard, ["image_id", "status", "error"])
-        bad = table.filter(pc.equal(table["status"], reason)).slice(0, _EXAMPLES - len(found)).to_pylist()
-        uris = corpus.read_rows(ITEMS, [row["image_id"] for row in bad], ["uri"])["uri"].to_pylist()
-        found += [Example(uri, row["error"] or "") for uri, row in zip(uris, bad, strict=True)]
-    return tuple(found)
+        bad = table.filter(pc.equal(table["status"], reason)).to_pylist()
+        items = corpus.read_rows(ITEMS, [row["image_id"] for row in bad], ["uri", "status"]).to_pylist()
+        found += [
+            (item["status"] != Status.OK, Example(item["uri"], row["error"] or ""))
+            for item, row in zip(items, bad, strict=True)
+        ]
+    return tuple(example for _, example in sorted(found, key=lambda one: one[0])[:_EXAMPLES])
 
 
 def _savings(night: Night) -> tuple[PatchSavings, ...]:

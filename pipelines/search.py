@@ -14,13 +14,14 @@ from pipelines.config import SearchConfig
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.facts import Hit
 from pipelines.index import current_generation, open_index
+from pipelines.stream import Output, dataset_rows
 from stages.checkpoints import resolve, weights_digest
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, encoder_view
 from stages.index.search import Neighbours
 from stages.index.search import search as search_index
 from stages.index.vectors import Ids, Vectors, vectors_of
-from stages.schemas import ROW_BITS, Status, shard_of
+from stages.schemas import ROW_BITS, Status, embeddings, shard_of
 from stages.towers import Family, family
 
 # The candidates of a query lie in as many shards; a bucket answers each read in 10 to 100 ms.
@@ -80,10 +81,11 @@ class Searcher:
             data = Path(file).expanduser().read_bytes()
         except OSError as error:
             raise CorpusError(f"{file} cannot be read: {error.strerror}") from error
-        decoded = self._decoder(_one_row(file, data))
-        if decoded["status"][0].as_py() != Status.OK:
-            raise CorpusError(f"{file} cannot be searched for: {decoded['error'][0].as_py()}")
-        return self._hits(self._find(vectors_of(self._image_encoder(decoded))[1], k))
+        output = Output(self._dataset, embeddings(self._meta.dim), "embedding")
+        row = dataset_rows(self._image_encoder(self._decoder(_one_row(file, data))), output)
+        if row["status"][0].as_py() != Status.OK:
+            raise CorpusError(f"{file} cannot be searched for: {row['error'][0].as_py()}")
+        return self._hits(self._find(vectors_of(row)[1], k))
 
     def item(self, image_id: int, k: int) -> list[Hit]:
         """The `k` other pictures nearest to one of the corpus. Raises: CorpusError."""

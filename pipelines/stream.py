@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.corpus import Corpus
-from stages.base import Stage
+from stages.base import Stage, notes_of, with_notes
+from stages.schemas import Status
 
 StageFactory: TypeAlias = Callable[[], Stage]
 """Makes a stage where it runs; travels to workers, so it holds configs and paths, never weights."""
@@ -53,13 +54,18 @@ class Output:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """One finished shard: its rows, the seconds each stage took, what was rejected by dataset and reason."""
+    """One finished shard: its rows, the seconds each stage took, what was rejected by dataset and reason.
+
+    A bad item is bad in every dataset; where `items` is written too, its reason counts there only.
+    `notes`: what stages have to say, each line beginning with the stage's name.
+    """
 
     shard: int
     rows: int
     seconds: Mapping[str, float]
     rejects: Mapping[str, Mapping[str, int]]
     totals: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,13 @@ def dataset_rows(stream: pa.Table, output: Output) -> pa.Table:
     if isinstance(column, pa.ListArray):
         ids, column = ids.take(column.value_parent_indices()), column.flatten()
     if isinstance(column, pa.StructArray):
-        return pa.Table.from_arrays([ids, *column.flatten()], schema=output.schema)
-    return pa.Table.from_arrays([ids, _storable(column)], schema=output.schema)
+        return pa.Table.from_arrays([ids, *map(_storable, column.flatten())], schema=output.schema)
+    raise AssertionError(f"{output.column} is neither structs nor lists of them, but {column.type}")
 
 
 def _storable(vectors: pa.Array) -> pa.Array:
     """Lists of nulls for null lists, which no pyarrow up to 25 reads back from Parquet (arrow#35692)."""
-    if not vectors.null_count:
+    if not pa.types.is_fixed_size_list(vectors.type) or not vectors.null_count:
         return vectors
     width = vectors.type.list_size
     missing = np.repeat(vectors.is_null().to_numpy(zero_copy_only=False), width)
@@ -102,17 +108,18 @@ def _storable(vectors: pa.Array) -> pa.Array:
 
 
 def run_stages(shard: pa.Table, stages: Mapping[str, Stage], drop: Sequence[str] = ()) -> pa.Table:
-    """The seconds of each stage travel with the rows, in the schema's metadata."""
-    seconds = _seconds(shard)
+    """The seconds and the notes of each stage travel with the rows, in the schema's metadata."""
+    seconds, notes = _seconds(shard), notes_of(shard)
     for name, stage in stages.items():
         start = time.perf_counter()
         rows = len(shard)
-        shard = stage(shard)
+        shard = stage(with_notes(shard, []))
+        notes += [f"{name}: {note}" for note in notes_of(shard)]
         if len(shard) != rows:
             raise AssertionError(f"stage {name} made {len(shard)} rows of {rows}")
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
     kept = shard.drop_columns([name for name in drop if name in shard.column_names])
-    return kept.replace_schema_metadata({_SECONDS: json.dumps(seconds)})
+    return with_notes(kept.replace_schema_metadata({_SECONDS: json.dumps(seconds)}), notes)
 
 
 def _seconds(shard: pa.Table) -> dict[str, float]:
@@ -126,13 +133,23 @@ def write_outputs(flow: Flow, number: int, shard: pa.Table) -> ShardResult:
     for dataset, table in tables.items():
         flow.corpus.write_shard(dataset, number, table)
     seconds = _seconds(shard) | {"write": time.perf_counter() - start}
-    rejects = {dataset: _rejects(table) for dataset, table in tables.items()}
+    rejects = _rejects(flow, shard, tables)
     totals = {name: float(pc.sum(shard[name]).as_py() or 0) for name in flow.totals}
-    return ShardResult(number, len(shard), seconds, rejects, totals)
+    return ShardResult(number, len(shard), seconds, rejects, totals, notes_of(shard))
 
 
-def _rejects(table: pa.Table) -> dict[str, int]:
-    if "status" not in table.column_names:
-        return {}
+def _rejects(flow: Flow, shard: pa.Table, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
+    good = shard.filter(pc.field("status") == Status.OK.value)["image_id"]
+    items_too = any(output.column is None for output in flow.outputs)
+    rejects = {}
+    for output in flow.outputs:
+        table = tables[output.dataset]
+        if items_too and output.column is not None:
+            table = table.filter(pc.is_in(table["image_id"], good))
+        rejects[output.dataset] = _reasons(table)
+    return rejects
+
+
+def _reasons(table: pa.Table) -> dict[str, int]:
     counts = table["status"].value_counts().to_pylist()
-    return {count["values"]: count["counts"] for count in counts if count["values"] != "ok"}
+    return {count["values"]: count["counts"] for count in counts if count["values"] != Status.OK}

@@ -27,6 +27,7 @@ class Tally:
     stage_rows: Counter[str] = field(default_factory=Counter)
     workers: dict[str, int] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def expect(self, steps: Iterable[Step]) -> None:
         """How many workers share a stage's seconds."""
@@ -46,6 +47,7 @@ class Tally:
             self.stage_rows[name] += result.rows
         for name, total in result.totals.items():
             self.totals[name] = self.totals.get(name, 0.0) + total
+        self.notes += [note for note in result.notes if note not in self.notes]
 
     def _add_rejects(self, dataset: str, reasons: Mapping[str, int], shard: int) -> None:
         self.rejects.setdefault(dataset, Counter()).update(reasons)

@@ -183,7 +183,8 @@ def embed_row(model: str, pictures: int, rounds: int) -> Row:
     view = encoder_view(config)
     height, width = view.height or view.size, view.width or view.size
     images = list(np.random.default_rng(0).integers(0, 256, (pictures, height, width, 3), dtype=np.uint8))
-    shard = pa.table({view_column("all"): pack_views(images)})
+    ends = {"status": ["ok"] * pictures, "error": pa.nulls(pictures, pa.string())}
+    shard = pa.table({**ends, view_column("all"): pack_views(images)})
     stage, tower = EmbedImages(config, run, "all"), load_image_tower(resolve(model), config.dtype, run.device)
     tensors = torch.randn(pictures, 3, height, width, device=tower.device, dtype=tower.dtype)
     on_gpu = tower.device.type == "cuda"

@@ -1,5 +1,6 @@
 """The stage contract, and how pixels travel between stages."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -20,14 +21,27 @@ VIEW = pa.struct(
 """One resized picture: H*W*3 RGB bytes, row by row."""
 
 
+_NOTES = b"darkroom.notes"
+
+
 class Stage(Protocol):
-    """Rows in, the same rows in the same order out, columns added.
+    """Rows in, the same rows in the same order out, columns added, and notes in the schema's metadata.
 
     The result does not depend on where a batch was cut. Expected bad data becomes a `status`;
     everything else raises. Construction is set-up: it loads models and runs in the worker.
     """
 
     def __call__(self, shard: pa.Table, /) -> pa.Table: ...
+
+
+def with_notes(shard: pa.Table, notes: Sequence[str]) -> pa.Table:
+    """The table with lines that a person should not miss, which replace those it has."""
+    return shard.replace_schema_metadata({**(shard.schema.metadata or {}), _NOTES: json.dumps(list(notes))})
+
+
+def notes_of(shard: pa.Table) -> list[str]:
+    notes: list[str] = json.loads((shard.schema.metadata or {}).get(_NOTES, b"[]"))
+    return notes
 
 
 def view_column(name: str) -> str:

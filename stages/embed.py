@@ -1,31 +1,32 @@
 """Pictures and text to unit vectors, by the encoders of `stages.towers`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stages.base import Image, unpack_views
-from stages.checkpoints import Device, Dtype, resolve
-from stages.preprocess import Preprocessing, preprocessing
+from stages.base import Image, unpack_views, with_notes
+from stages.batching import Batches, Failure, OnOom, Work
+from stages.checkpoints import Device, Dtype, ModelLoadError, resolve
+from stages.image_encoder import ImageEncoder, unit
+from stages.preprocess import preprocessing
 from stages.resize import Policy, ResizeConfig
-from stages.towers import Family, family, geometry, load_image_tower, load_text_tower, load_tokenizer, pooled
+from stages.schemas import Status, embedding_column
+from stages.towers import Family, family, geometry, load_text_tower, load_tokenizer, pooled
 
-if TYPE_CHECKING:
-    import torch
-
-VERSION = 1
+VERSION = 2
 """Part of the fingerprint: raised whenever the same config gives other vectors."""
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 
 
 class EmbedError(RuntimeError):
-    """A model that answers with vectors that are not finite. The message names the rows."""
+    """A model that answers with vectors that are not finite, whatever it is given."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class EmbedRun:
     batch_size: int = 64
     device: Device = Device.AUTO
     threads: int | None = None  # of torch on the CPU; unset: torch's own choice
+    on_oom: OnOom = (
+        OnOom.ROW
+    )  # an image that runs out of memory alone; cpu: needs memory for the weights there
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -101,102 +105,54 @@ def _canvas(view: ResizeConfig) -> tuple[int, int]:
 
 
 class EmbedImages:
-    """(rows with the view of `encoder_view`) -> the same rows + `embedding`.
+    """(rows with the view of `encoder_view`, `status`, `error`) -> the same rows + `embedding`.
 
-    `embedding` is fixed_size_list<halffloat>[dim]: of unit length in float32 and then rounded; null where
-    the view is null. Raises: ModelLoadError on construction; EmbedError for vectors that are not finite.
+    `embedding` is an `embedding_column(dim)` struct in every row. Its vector is of unit length in float32 and
+    then rounded. It is null where the view is null, and the status then is the item's, and where the model
+    fails on the picture. Raises: ModelLoadError; EmbedError, and what the model raises, if on any picture.
     """
 
     def __init__(self, config: EmbedConfig, run: EmbedRun, view: str) -> None:
         folder = resolve(config.model, config.revision)
         _set_threads(run.threads)
-        self._model_name, self._view, self._batch_size = config.model, view, run.batch_size
-        self._kind, self._geometry = family(folder), geometry(folder)
-        self._tower = load_image_tower(folder, config.dtype, run.device)
-        self._scale, self._shift = _affine(preprocessing(folder, config.resize), self._tower.device)
+        self._model_name, self._view, self._dim = config.model, view, geometry(folder).dim
+        load = partial(ImageEncoder, folder, preprocessing(folder, config.resize), config.dtype)
+        self._encoder = load(run.device)
+        self._batches = Batches[Image, Any](
+            run.batch_size,
+            lambda images, _: self._encoder.encode(images),
+            self._encoder.blank,
+            _on_cpu(self._encoder, load) if run.on_oom is OnOom.CPU else None,
+            fatal=(ModelLoadError,),
+        )
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         images = unpack_views(shard, self._view)
-        present = np.array([image is not None for image in images], dtype=bool)
-        vectors = np.zeros((len(images), self._geometry.dim), dtype=np.float32)
-        if present.any():
-            vectors[present] = self._embed([image for image in images if image is not None])
-        self._require_finite(shard, vectors)
-        return shard.append_column("embedding", _column(vectors, present))
+        outcomes = self._embed({row: image for row, image in enumerate(images) if image is not None})
+        items = zip(shard.column("status").to_pylist(), shard.column("error").to_pylist(), strict=True)
+        column = _column([outcomes.get(row, item) for row, item in enumerate(items)], self._dim)
+        return with_notes(shard.append_column("embedding", column), self._batches.notes)
 
-    def _embed(self, images: Sequence[Image]) -> Vectors:
-        """float32 [images, dim]. The GPU is waited for once, at the end."""
+    def _embed(self, images: Mapping[int, Image]) -> dict[int, Vectors | Failure]:
+        """By row: float32 [dim], or why there is none."""
         import torch
 
-        batches = list(self._batches(images))
+        # Pictures of similar size together, so that little of a batch is padding.
+        rows = sorted(images, key=lambda row: images[row].size)
         with torch.inference_mode():
-            parts = [_unit(self._forward([images[row] for row in batch])) for batch in batches]
-            ordered = torch.cat(parts).cpu().numpy()
-        vectors = np.empty_like(ordered)
-        vectors[np.concatenate(batches)] = ordered
-        return vectors
+            found = dict(zip(rows, self._batches.run([images[row] for row in rows]), strict=True))
+            made = [row for row in rows if not isinstance(found[row], Failure)]
+            # Here the GPU is waited for, once; an assert in it that came unnoticed until now is raised.
+            vectors = dict(zip(made, _to_host([found[row] for row in made]), strict=True))
+            wrong = [row for row in made if not np.isfinite(vectors[row]).all()]
+            if wrong and wrong == made:
+                self._require_sound(images[wrong[0]])
+        return found | vectors | dict.fromkeys(wrong, Failure(Status.FAILED, "the embedding is not finite"))
 
-    def _batches(self, images: Sequence[Image]) -> Iterator[npt.NDArray[np.intp]]:
-        """Rows of one forward pass each: of similar size, so that little of a batch is padding."""
-        order = np.argsort([image.size for image in images], kind="stable")
-        for start in range(0, len(order), self._batch_size):
-            yield order[start : start + self._batch_size]
-
-    def _forward(self, images: Sequence[Image]) -> "torch.Tensor":
-        if self._kind is Family.SIGLIP2:
-            return self._forward_patches(images)
-        staged = self._staging(len(images), *images[0].shape)
-        np.stack(images, out=staged.numpy())
-        pixels = self._normalised(staged)
-        return pooled(self._tower(pixel_values=pixels.permute(0, 3, 1, 2)))
-
-    def _forward_patches(self, images: Sequence[Image]) -> "torch.Tensor":
-        """NaFlex: each picture a sequence of patches, padded to the longest of the batch and masked."""
-        import torch
-
-        patch = self._geometry.patch_size
-        grids = torch.tensor([[image.shape[0] // patch, image.shape[1] // patch] for image in images])
-        lengths = grids.prod(dim=1)
-        longest = int(lengths.max())
-        staged = self._staging(len(images), longest, patch * patch, 3)
-        for image, rows in zip(images, staged.numpy(), strict=True):
-            _fill_patches(rows, image, patch)
-        # Without padding a mask would only keep the attention from its fastest kernel.
-        mask = torch.arange(longest) < lengths[:, None] if int(lengths.min()) < longest else None
-        return pooled(
-            self._tower(
-                pixel_values=self._normalised(staged).flatten(2),
-                pixel_attention_mask=None if mask is None else self._to_device(mask),
-                spatial_shapes=grids,  # stays on the CPU: the model reads it row by row
-            )
-        )
-
-    def _staging(self, *shape: int) -> "torch.Tensor":
-        import torch
-
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._tower.device.type == "cuda")
-
-    def _to_device(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        """Out of page-locked memory where there is a GPU: only then the host need not wait for the copy."""
-        device: torch.device = self._tower.device
-        pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-        return pinned.to(device, non_blocking=True)
-
-    def _normalised(self, staged: "torch.Tensor") -> "torch.Tensor":
-        """uint8 [..., 3] to the model's dtype on its device, where 1 byte a value is moved, not 4."""
-        pixels = self._to_device(staged).float()
-        return pixels.mul_(self._scale).add_(self._shift).to(self._tower.dtype)
-
-    def _require_finite(self, shard: pa.Table, vectors: Vectors) -> None:
-        bad = _not_finite(vectors)
-        if not len(bad):
-            return
-        named = "image_id" in shard.column_names
-        rows = shard.column("image_id").take(pa.array(bad[:5])).to_pylist() if named else bad[:5].tolist()
-        raise EmbedError(
-            f"{self._model_name} gave vectors that are not finite for {len(bad)} of {len(vectors)} rows, "
-            f"{'image_id' if named else 'row'} {', '.join(map(str, rows))}{', ...' if len(bad) > 5 else ''}"
-        )
+    def _require_sound(self, image: Image) -> None:
+        """Raises: EmbedError if the model's vectors are not finite for a blank picture either."""
+        if not self._encoder.encode([self._encoder.blank(image)]).isfinite().all():
+            raise EmbedError(f"{self._model_name} gives vectors that are not finite, whatever the picture")
 
 
 class TextEncoder:
@@ -223,7 +179,7 @@ class TextEncoder:
         with torch.inference_mode():
             for start in range(0, len(texts), self._batch_size):
                 batch = slice(start, start + self._batch_size)
-                vectors[batch] = _unit(pooled(self._tower(**self._tokens(texts[batch])))).cpu().numpy()
+                vectors[batch] = unit(pooled(self._tower(**self._tokens(texts[batch])))).cpu().numpy()
         for row in _not_finite(vectors):
             raise EmbedError(f"{self._model_name} gave a vector that is not finite for {texts[row]!r}")
         return vectors
@@ -243,38 +199,43 @@ class TextEncoder:
         return dict(tokens.to(self._tower.device))
 
 
-def _affine(steps: Preprocessing, device: "torch.device") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """`(pixel * rescale - mean) / std` as one factor and one summand per channel, float32 [3] each."""
-    import torch
-
-    std = torch.tensor(steps.std, dtype=torch.float32)
-    mean = torch.tensor(steps.mean, dtype=torch.float32)
-    return (steps.rescale / std).to(device), (-mean / std).to(device)
-
-
-def _unit(vectors: "torch.Tensor") -> "torch.Tensor":
-    """In float32; a vector of length 0 becomes NaN, to be found with the others that are not finite."""
-    vectors = vectors.float()
-    return vectors.div_(vectors.square().sum(dim=-1, keepdim=True).sqrt())
-
-
 def _not_finite(vectors: Vectors) -> npt.NDArray[np.intp]:
     """Rows that hold an infinity or NaN."""
     return np.flatnonzero(~np.isfinite(vectors).all(axis=1))
 
 
-def _fill_patches(rows: npt.NDArray[np.uint8], image: Image, patch: int) -> None:
-    """Cuts an image into its patches, row by row, into `rows` [at least patches, patch * patch, 3]."""
-    down, across = image.shape[0] // patch, image.shape[1] // patch
-    cut = image.reshape(down, patch, across, patch, 3).swapaxes(1, 2)
-    rows[: down * across] = cut.reshape(down * across, patch * patch, 3)
-    rows[down * across :] = 0
+def _on_cpu(encoder: ImageEncoder, load: Callable[[Device], ImageEncoder]) -> Work[Image, Any]:
+    """The same weights on the CPU, loaded by the first picture that comes and kept."""
+    loaded = cache(lambda: encoder if encoder.device.type == "cpu" else load(Device.CPU))
+    return lambda images, _: loaded().encode(images).to(encoder.device)
 
 
-def _column(vectors: Vectors, present: npt.NDArray[np.bool_]) -> pa.Array:
-    kind = pa.list_(pa.float16(), vectors.shape[1])
-    values = pa.array(vectors.astype(np.float16).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=pa.array(~present))
+def _to_host(vectors: Sequence[Any]) -> Vectors:
+    """Tensors float32 [dim] as one array [vectors, dim]."""
+    import torch
+
+    return torch.stack(list(vectors)).cpu().numpy() if vectors else np.empty((0, 0), np.float32)
+
+
+def _column(outcomes: Sequence[Vectors | Failure | tuple[str, str | None]], dim: int) -> pa.Array:
+    """An `embedding_column(dim)` of vectors float32 [dim], failures, and the (status, error) of items."""
+    vectors = np.zeros((len(outcomes), dim), dtype=np.float16)
+    ends: list[tuple[str, str | None]] = []
+    for row, outcome in enumerate(outcomes):
+        match outcome:
+            case np.ndarray():
+                vectors[row] = outcome
+                ends.append((Status.OK, None))
+            case Failure():
+                ends.append((outcome.status, outcome.error))
+            case _:
+                ends.append(outcome)
+    kind = embedding_column(dim)
+    statuses, errors = (pa.array([end[part] for end in ends], pa.string()) for part in (0, 1))
+    missing = pa.array([not isinstance(outcome, np.ndarray) for outcome in outcomes], pa.bool_())
+    values = pa.array(vectors.reshape(-1))
+    lists = pa.FixedSizeListArray.from_arrays(values, type=kind.field("embedding").type, mask=missing)
+    return pa.StructArray.from_arrays([lists, statuses, errors], fields=list(kind))
 
 
 def _set_threads(threads: int | None) -> None:

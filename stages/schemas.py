@@ -9,7 +9,7 @@ ROW_BITS = 20
 
 
 class Status(StrEnum):
-    """How an item, a caption or an answer ended. Everything but `ok` comes with an `error` text."""
+    """How an item, or what a model makes of it, ended. Everything but `ok` comes with an `error` text."""
 
     OK = "ok"
     MISSING = "missing"  # the source no longer has the bytes that the plan names
@@ -20,7 +20,7 @@ class Status(StrEnum):
     TOO_LARGE = "too_large"  # more pixels, bytes or memory than allowed
     CRASHED = "crashed"  # the process that decoded it died of it, twice
     TIMEOUT = "timeout"  # decoding it took longer than allowed, twice
-    FAILED = "failed"  # a model raised on it, and on none of its neighbours
+    FAILED = "failed"  # the model raises on it, and not on a blank picture
     CHANGED = "changed"  # the source's bytes are no longer those that `items` describes
 
 
@@ -88,7 +88,7 @@ ANSWERS = pa.schema(
 
 
 def embeddings(dim: int) -> pa.Schema:
-    """Unit-length float16 vectors; where the item is not `ok`, a list of `dim` nulls.
+    """Unit-length float16 vectors; where the status is not `ok`, a list of `dim` nulls.
 
     A null list in the stream; but those, once in Parquet, no pyarrow up to 25 reads back (arrow#35692).
     """
@@ -96,10 +96,15 @@ def embeddings(dim: int) -> pa.Schema:
         [
             pa.field("image_id", pa.int64(), nullable=False),
             pa.field("embedding", pa.list_(pa.float16(), dim)),
+            *_OUTCOME,
         ]
     )
 
 
-# In the stream a stage adds one column: captions as a struct a row, answers as a list of structs a row.
+# In the stream a stage adds one column: embeddings and captions as a struct a row, answers as a list of them.
 CAPTION_COLUMN = pa.struct([field for field in CAPTIONS if field.name != "image_id"])
 ANSWERS_COLUMN = pa.list_(pa.struct([field for field in ANSWERS if field.name != "image_id"]))
+
+
+def embedding_column(dim: int) -> pa.StructType:
+    return pa.struct([field for field in embeddings(dim) if field.name != "image_id"])

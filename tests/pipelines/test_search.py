@@ -48,7 +48,7 @@ def _make(folder: Path) -> Searchable:
     rows = _embed(files, EmbedConfig(str(encoder)))
     _write(corpus, rows, EmbedConfig(str(encoder)))
     build(corpus, "tiny", IndexConfig())
-    stored = rows.column("embedding").to_pylist()
+    stored = [row["embedding"] for row in rows.column("embedding").to_pylist()]
     vectors = np.array([row for row in stored if row is not None], np.float32)
     return Searchable(corpus, files, encoder, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 

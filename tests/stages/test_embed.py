@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from stages.embed import (
     encoder_view,
 )
 from stages.resize import Policy, ResizeConfig, apply, plan_resize
+from stages.schemas import embedding_column
 from tests.stages.tiny_encoders import DIMS, SIDE, TEXT_LENGTH, photographs, reference, save_encoder
 
 RUN = EmbedRun(batch_size=4, device=Device.CPU, threads=1)
@@ -49,14 +51,21 @@ def views(images: Sequence[Image], config: EmbedConfig) -> list[Image]:
 
 def shard(images: Sequence[Image | None]) -> pa.Table:
     ids = pa.array(range(1000, 1000 + len(images)), pa.int64())
-    return pa.table({"image_id": ids, "view:small": pack_views(images)})
+    ends = [("ok", None) if image is not None else ("truncated", "cut") for image in images]
+    statuses, errors = (pa.array([end[part] for end in ends], pa.string()) for part in (0, 1))
+    return pa.table({"image_id": ids, "status": statuses, "error": errors, "view:small": pack_views(images)})
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.column("embedding").to_pylist()
+    return rows
 
 
 def embed(
     config: EmbedConfig, images: Sequence[Image | None], run: EmbedRun = RUN
 ) -> npt.NDArray[np.float32]:
-    column = EmbedImages(config, run, "small")(shard(images)).column("embedding")
-    return np.array([row for row in column.to_pylist() if row is not None], dtype=np.float32)
+    made = [row["embedding"] for row in rows_of(EmbedImages(config, run, "small")(shard(images)))]
+    return np.array([vector for vector in made if vector is not None], dtype=np.float32)
 
 
 def noise(*sides: tuple[int, int]) -> list[Image]:
@@ -88,9 +97,11 @@ def test_embed_adds_unit_float16_vectors_and_keeps_rows_and_nulls(checkpoint: Ch
     config = EmbedConfig(str(checkpoint(kind)))
     result = EmbedImages(config, RUN, "small")(rows)
     assert result.select(rows.column_names).equals(rows)
-    assert result.column("embedding").type == pa.list_(pa.float16(), DIMS[kind])
-    assert result.column("embedding").is_valid().to_pylist() == [False, True, False, True, True]
-    vectors = np.array(result.column("embedding").drop_null().to_pylist())
+    assert result.column("embedding").type == embedding_column(DIMS[kind])
+    made = rows_of(result)
+    assert made[0] == made[2] == {"embedding": None, "status": "truncated", "error": "cut"}
+    assert {(made[row]["status"], made[row]["error"]) for row in (1, 3, 4)} == {("ok", None)}
+    vectors = np.array([made[row]["embedding"] for row in (1, 3, 4)])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
     np.testing.assert_array_equal(vectors[0], vectors[2])
     assert vectors[0] @ vectors[1] < 0.999
@@ -135,8 +146,8 @@ def test_embed_shard_without_pictures_gives_nulls_of_the_same_type(
     column = EmbedImages(EmbedConfig(str(checkpoint("clip"))), RUN, "small")(shard(images)).column(
         "embedding"
     )
-    assert column.type == pa.list_(pa.float16(), DIMS["clip"])
-    assert column.null_count == len(column) == len(images)
+    assert column.type == embedding_column(DIMS["clip"])
+    assert [row["embedding"] for row in column.to_pylist()] == images
 
 
 def test_embed_bfloat16_is_close_to_float32(checkpoint: Checkpoints) -> None:
@@ -147,14 +158,12 @@ def test_embed_bfloat16_is_close_to_float32(checkpoint: Checkpoints) -> None:
     assert 0.995 < cosines.min() < 0.999999
 
 
-def test_embed_vectors_that_are_not_finite_raise_and_name_the_rows(
-    checkpoint: Checkpoints, tmp_path: Path
-) -> None:
+def test_embed_vectors_that_are_never_finite_raise(checkpoint: Checkpoints, tmp_path: Path) -> None:
     folder = save_encoder(tmp_path, "vit")
     tensors = load_file(folder / "model.safetensors")
     tensors["layernorm.bias"][3] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(EmbedError, match=r"not finite for 1 of 2 rows, image_id 1001$"):
+    with pytest.raises(EmbedError, match=r"vectors that are not finite"):
         embed(EmbedConfig(str(folder)), [None, *noise((SIDE, SIDE))])
 
 

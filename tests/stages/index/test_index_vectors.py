@@ -15,7 +15,9 @@ CORPUS = make_clusters(100, 8, seed=2)
 def _table(vectors: Vectors, null: list[int]) -> pa.Table:
     rows = [None if row in null else vector for row, vector in enumerate(vectors)]
     ids = pa.array(range(1 << 20, (1 << 20) + len(rows)), pa.int64())
-    return pa.table([ids, pa.array(rows, pa.list_(pa.float16(), vectors.shape[1]))], schema=embeddings(8))
+    statuses = ["ok" if row is not None else "truncated" for row in rows]
+    column = pa.array(rows, pa.list_(pa.float16(), vectors.shape[1]))
+    return pa.table([ids, column, statuses, pa.nulls(len(rows), pa.string())], schema=embeddings(8))
 
 
 def test_vectors_of_table_with_nulls_drops_exactly_those_rows() -> None:
