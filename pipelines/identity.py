@@ -61,7 +61,14 @@ class DatasetInfo:
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:
     """Names and types, as `dataset.json` records them."""
-    return {column.name: str(column.type) for column in schema}
+    return {column.name: _type_name(column.type) for column in schema}
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """The same for a type and for what Parquet returns of it: its lists call their values `element`."""
+    if pa.types.is_fixed_size_list(kind):
+        kind = pa.list_(kind.value_type, kind.list_size)
+    return str(kind)
 
 
 def check_same(stored: DatasetInfo, wanted: DatasetInfo) -> None:

@@ -1,5 +1,6 @@
 """Commands killed at any moment: the same command again leaves what an undisturbed one leaves."""
 
+import os
 import shutil
 import signal
 from collections import Counter, defaultdict
@@ -28,6 +29,8 @@ STAGES = {
     "CaptionImages": "caption",
     "AnswerQuestions": "answer",
 }
+# Whole or absent: they say what can be found out again.
+STATE_FILES = ("dataset.json", "CURRENT", "metrics.json", "LOCK")
 # A process that lost its parent has to notice it by itself.
 ORPHANED_S = 5.0
 
@@ -247,3 +250,38 @@ def test_night_over_a_changed_folder_killed_at_any_moment_and_run_again_is_as_un
     zygote: Zygote, second_night: Scene, tmp_path: Path, kills: tuple[int, int, int]
 ) -> None:
     _kill_all(zygote, second_night, _kills(second_night, *kills, seed=SEED), tmp_path)
+
+
+@pytest.mark.parametrize("part", [0, 0.5], ids=["empty", "half"])
+@pytest.mark.parametrize("name", STATE_FILES)
+def test_night_over_torn_state_files_repairs_them(
+    zygote: Zygote, second_night: Scene, tmp_path: Path, name: str, part: float
+) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(second_night.after, corpus)
+    (corpus / "LOCK").write_bytes(b'{"host": "some", "pid": 1}')
+    torn = list(corpus.rglob(name))
+    assert torn
+    for path in torn:
+        os.truncate(path, int(path.stat().st_size * part))
+    shards = _shards(corpus)
+    again = _run(zygote, second_night.words, corpus, Kill())
+    assert again.code == 0, _said(corpus)
+    assert _shards(corpus) == shards
+    _assert_same(corpus, second_night.after)
+
+
+@pytest.mark.parametrize("part", [0, 0.5], ids=["empty", "half"])
+@pytest.mark.parametrize("folder_name", ["plan"])
+def test_night_over_a_torn_journal_fails_in_one_line_that_names_it(
+    zygote: Zygote, second_night: Scene, tmp_path: Path, folder_name: str, part: float
+) -> None:
+    corpus = tmp_path / "corpus"
+    shutil.copytree(second_night.after, corpus)
+    torn = sorted((corpus / folder_name).glob("*.parquet"))[-1]
+    os.truncate(torn, int(torn.stat().st_size * part))
+    before = _values(corpus)
+    assert _run(zygote, second_night.words, corpus, Kill()).code == 1
+    (line,) = _said(corpus).splitlines()
+    assert str(torn) in line
+    assert _values(corpus) == before
