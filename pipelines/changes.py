@@ -68,5 +68,13 @@ def tombstones(corpus: Corpus) -> npt.NDArray[np.int64]:
     return np.unique(gone["image_id"].to_numpy())
 
 
+def without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows whose `image_id` is not among `gone`."""
+    if not len(gone):
+        return table
+    left_out = np.isin(table["image_id"].to_numpy(), gone)
+    return table.filter(pa.array(~left_out)) if left_out.any() else table
+
+
 def _files(corpus: Corpus) -> list[str]:
     return [info.base_name for info in corpus.entries("changes") if CHANGES_NAME.fullmatch(info.base_name)]

@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from pipelines import terminal
+from pipelines.compact import compact
 from pipelines.config import (
     PIPELINES,
+    CompactConfig,
     ConfigError,
     DescribeConfig,
     Format,
@@ -51,6 +53,7 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom nightly source.path=DIR corpus=DIR          develop what is new: captions, index, report
   darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, format=json
   darkroom describe corpus=DIR                         what a corpus holds; format=json
+  darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
 
   darkroom PIPELINE --help                             every key of a pipeline and what it means"""
 
@@ -118,6 +121,12 @@ def _describe(config: DescribeConfig, screen: Console) -> int:
     return 0
 
 
+def _compact(config: CompactConfig, screen: Console) -> int:
+    done = compact(config)
+    _show(screen, config.format, asdict(done), terminal.compaction(done))
+    return 0
+
+
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
         print(json.dumps(plain, indent=2, ensure_ascii=False))
@@ -129,4 +138,5 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "nightly": _nightly,
     "search": _search,
     "describe": _describe,
+    "compact": _compact,
 }

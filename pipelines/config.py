@@ -149,10 +149,27 @@ class DescribeConfig:
         check_text("corpus", self.corpus)
 
 
+@dataclass(frozen=True)
+class CompactConfig:
+    """Few big files for many small ones, without the rows of items that are gone."""
+
+    corpus: str = MISSING
+    target_mb: int = 128
+    dry_run: bool = False
+    steal_lock: bool = False
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.target_mb < 1:
+            raise ValueError(f"target_mb must be at least 1, got {self.target_mb}")
+
+
 PIPELINES: dict[str, type[Any]] = {
     "nightly": NightlyConfig,
     "search": SearchConfig,
     "describe": DescribeConfig,
+    "compact": CompactConfig,
 }
 
 

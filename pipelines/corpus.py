@@ -101,7 +101,7 @@ class Corpus(Files):
         data = parquet_bytes(table, metadata=None if started is None else {FINGERPRINT: started})
 
         def refuse_stale() -> None:
-            self._check_fence()
+            self.check_fence()
             if (present := self._fingerprint(dataset)) != started:
                 raise StaleWriterError(
                     f"{dataset} holds values of fingerprint {present}, this writer made {started}"
@@ -112,7 +112,8 @@ class Corpus(Files):
         except FileNotFoundError as error:
             raise StaleWriterError(f"another run removed the partial file of {dataset} {shard}") from error
 
-    def _check_fence(self) -> None:
+    def check_fence(self) -> None:
+        """Raises: StaleWriterError where the lock is no longer that of this run."""
         if self.fence is None:
             return
         try:

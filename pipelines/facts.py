@@ -156,6 +156,26 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Compacted:
+    """What compaction made of the files of a dataset, or of the plan. `bytes_after`: None in a dry run."""
+
+    name: str
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int | None
+    rows_dropped: int
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """`indexes`: those that were built again, without the vectors of items that are gone."""
+
+    datasets: tuple[Compacted, ...]
+    indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """All of a run. `notes`: lines that a person should not miss, such as a tracking failure."""
 

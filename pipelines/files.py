@@ -123,6 +123,14 @@ class Files:
         elif self.exists(*parts):
             self.filesystem.delete_file(self.path(*parts))
 
+    def delete_tree(self, *parts: str) -> None:
+        """Removes a folder with all that is in it; nothing where there is none."""
+        if self.local_root is not None:
+            if self.exists(*parts):
+                shutil.rmtree(self.path(*parts))
+        elif self.exists(*parts):
+            self.filesystem.delete_dir(self.path(*parts))
+
     def move(self, source: str, target: str) -> None:
         """Moves a file or a folder; both names are relative to the location. Replaces a file."""
         if self.local_root is None:
@@ -163,11 +171,15 @@ class Files:
 
     @contextmanager
     def writing_parquet(
-        self, schema: pa.Schema, *parts: str, metadata: Mapping[str, str] | None = None
+        self,
+        schema: pa.Schema,
+        *parts: str,
+        metadata: Mapping[str, str] | None = None,
+        commit: Commit = os.replace,
     ) -> Iterator[pq.ParquetWriter]:
         """Appears under its final name after the block; each `write_table` is a row group."""
         with (
-            self.writing(*parts) as stream,
+            self.writing(*parts, commit=commit) as stream,
             parquet_writer(stream, schema.with_metadata(metadata)) as writer,
         ):
             yield writer

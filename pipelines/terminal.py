@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import quantities as q
-from pipelines.facts import Dataset, Hit, IndexFacts, Report
+from pipelines.facts import Compaction, Dataset, Hit, IndexFacts, Report
 from pipelines.legible import legible
 
 PLAIN_WIDTH = 160
@@ -156,6 +156,17 @@ def description(datasets: Sequence[Dataset], indexes: Sequence[IndexFacts]) -> R
         numbers = (f"{dataset.shards:,}", f"{dataset.rows:,}", rejects or q.NONE, q.size(dataset.size_bytes))
         _add(table, dataset.name, *numbers, dataset.fingerprint)
     return Group(table, _index_table(indexes)) if indexes else table
+
+
+def compaction(done: Compaction) -> RenderableType:
+    """What became of the files of each dataset."""
+    table = _table("dataset", "files>", "after>", "size>", "after>", "rows dropped>")
+    for one in done.datasets:
+        after = q.NONE if one.bytes_after is None else q.size(one.bytes_after)
+        files = (f"{one.files_before:,}", f"{one.files_after:,}")
+        _add(table, one.name, *files, q.size(one.bytes_before), after, f"{one.rows_dropped:,}")
+    rebuilt = [Text(legible(f"index {name}: built again, without what is gone")) for name in done.indexes]
+    return Group(table, *rebuilt)
 
 
 def _stage_table(report: Report) -> Table:

@@ -28,7 +28,7 @@ LAYERS = [
     {"plan", "index"},
     {"flow", "tally"},
     {"config"},
-    {"datasets", "search", "describe"},
+    {"datasets", "search", "describe", "compact"},
     {"night"},
     {"page"},
     {"nightly"},

@@ -87,6 +87,22 @@ def stored_vectors(index: Any) -> int:
     return int(ivf.invlists.compute_ntotal())
 
 
+def stored_ids(index: Any) -> Ids:
+    """The ids of all vectors that a search can find, in no order."""
+    faiss = import_faiss()
+    ivf = ivf_of(index)
+    if ivf is None:
+        return np.asarray(faiss.vector_to_array(index.id_map), dtype=np.int64)
+    lists = ivf.invlists
+    # A list's memory belongs to the index; concatenation copies it.
+    parts = [
+        faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+        for number in range(lists.nlist)
+        if lists.list_size(number)
+    ]
+    return np.concatenate([np.empty(0, np.int64), *parts])
+
+
 def ivf_of(index: Any) -> Any:
     """The IVF inside an index, or None for a flat one."""
     faiss = import_faiss()

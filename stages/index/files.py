@@ -33,17 +33,26 @@ class IndexMeta:
     source: Mapping[str, Any] = field(default_factory=dict)  # which embeddings it was built from
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2).encode()
+        stored = asdict(self)
+        return json.dumps({**stored, "checksum": _checksum(stored)}, indent=2).encode()
 
     @classmethod
     def from_json(cls, text: bytes, name: str = "meta.json") -> "IndexMeta":
         """Raises: IndexDamaged, naming the file."""
         try:
             stored = json.loads(text)
+            checksum = stored.pop("checksum", None)
+            if checksum not in (None, _checksum(stored)):
+                raise ValueError("its checksum is not that of its values")
             recall = stored.pop("recall")
             return cls(recall=None if recall is None else Recall(**recall), **stored)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IndexDamaged(f"{name} is not the record of an index: {error}") from error
+
+
+def _checksum(stored: Mapping[str, Any]) -> str:
+    """16 hex digits, of the values and not of how they are laid out."""
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def pack_index(index: Any) -> tuple[memoryview, str]:
