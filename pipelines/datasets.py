@@ -8,9 +8,10 @@ from typing import Any
 
 from pipelines.config import ConfigError, NightlyConfig
 from pipelines.corpus import DatasetInfo, fingerprint
-from pipelines.stream import Output, StageFactory
+from pipelines.stream import Output
 from stages import answer, caption, decode, embed, schemas
 from stages.answer import AnswerConfig, AnswerQuestions, answer_view
+from stages.base import StageFactory
 from stages.caption import CaptionImages, caption_view
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.embed import EmbedImages, embedding_dim, encoder_view

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.plan import PlannedShard, read_planned
-from pipelines.stream import Flow, ShardResult, Step, run_stages, write_outputs
+from pipelines.stream import Flow, ShardResult, Step, load, run_stages, write_outputs
 from stages.schemas import shard_of
 
 
@@ -54,7 +54,7 @@ def run_flow(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
 
 
 def _run_local(flow: Flow, shards: Sequence[PlannedShard]) -> Iterator[ShardResult]:
-    loaded = [{name: make() for name, make in step.stages.items()} for step in flow.steps]
+    loaded = [load(step) for step in flow.steps]
     for planned in shards:
         shard = read_planned(flow.corpus, planned)
         for step, stages in zip(flow.steps, loaded, strict=True):
@@ -70,7 +70,7 @@ class _LoadedStep:
 
     def __init__(self, step: Step) -> None:
         self._drop = step.drop
-        self._stages = {name: make() for name, make in step.stages.items()}
+        self._stages = load(step)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         return run_stages(shard, self._stages, self._drop)

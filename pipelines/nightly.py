@@ -16,14 +16,15 @@ from pipelines.lock import locked
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report
 from pipelines.plan import PlannedShard, SourceDiff, compare, extend, planned_shards
-from pipelines.stream import Actors, Flow, StageFactory, Step
+from pipelines.stream import Actors, Flow, Step
 from pipelines.terminal import ProgressDisplay
 from pipelines.tracking import Run, track
-from stages.base import view_column
+from stages.base import StageFactory, view_column
 from stages.count import CountPatches
 from stages.decode import DecodeImages
 from stages.index.blas import check_installed
 from stages.index.config import choose_factory
+from stages.isolate import IsolationConfig
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import PLAN
 from stages.sources.folder import FolderConfig, ReadFolder, list_folder, open_folder
@@ -174,14 +175,16 @@ def flow_of(config: NightlyConfig, corpus: Corpus, missing: Sequence[Product]) -
 
 
 def _decode_step(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> Step:
+    # A plain FolderConfig: the section's own class would bring Hydra and torch into the process that decodes.
+    folder = FolderConfig(config.source.path, config.source.extensions, config.source.max_bytes)
     stages: dict[str, StageFactory] = {
-        "read": partial(ReadFolder, config.source, config.source.how),
+        "read": partial(ReadFolder, folder, config.source.how),
         "decode": partial(DecodeImages, config.decode.what, config.decode.how, views),
     }
     for name, view in views.items():
         if view.policy is Policy.PATCH_BUDGET:
             stages["count patches"] = partial(CountPatches, name, view)
-    return Step("decode", stages)
+    return Step("decode", stages, isolation=IsolationConfig(config.decode.how.timeout_s))
 
 
 def _model_step(

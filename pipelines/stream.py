@@ -1,23 +1,18 @@
 """One shard on its way: steps of stages, the datasets they fill, and what is known when it is done."""
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.corpus import Corpus
-from stages.base import Stage, notes_of, with_notes
+from stages.base import Stage, StageFactory, notes_of
+from stages.chain import run_chain, seconds_of
+from stages.isolate import Isolated, IsolationConfig
 from stages.schemas import Status
-
-StageFactory: TypeAlias = Callable[[], Stage]
-"""Makes a stage where it runs; travels to workers, so it holds configs and paths, never weights."""
-
-_SECONDS = b"darkroom.seconds"
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,14 @@ class Step:
     """Stages that run one after the other in one process.
 
     Without `actors` they run as tasks, made anew for each shard: for stages that load nothing.
+    With `isolation` the stages run in a process apart, which may die of a row without harm to this one.
     `drop` names the columns that nobody needs after this step.
     """
 
     name: str
     stages: Mapping[str, StageFactory]
     actors: Actors | None = None
+    isolation: IsolationConfig | None = None
     drop: tuple[str, ...] = ()
 
 
@@ -107,24 +104,17 @@ def _storable(vectors: pa.Array) -> pa.Array:
     )
 
 
+def load(step: Step) -> dict[str, Stage]:
+    """The stages of a step, made here; or one that keeps them in a process of its own."""
+    if step.isolation is not None:
+        return {step.name: Isolated(step.stages, step.isolation)}
+    return {name: make() for name, make in step.stages.items()}
+
+
 def run_stages(shard: pa.Table, stages: Mapping[str, Stage], drop: Sequence[str] = ()) -> pa.Table:
     """The seconds and the notes of each stage travel with the rows, in the schema's metadata."""
-    seconds, notes = _seconds(shard), notes_of(shard)
-    for name, stage in stages.items():
-        start = time.perf_counter()
-        rows = len(shard)
-        shard = stage(with_notes(shard, []))
-        notes += [f"{name}: {note}" for note in notes_of(shard)]
-        if len(shard) != rows:
-            raise AssertionError(f"stage {name} made {len(shard)} rows of {rows}")
-        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-    kept = shard.drop_columns([name for name in drop if name in shard.column_names])
-    return with_notes(kept.replace_schema_metadata({_SECONDS: json.dumps(seconds)}), notes)
-
-
-def _seconds(shard: pa.Table) -> dict[str, float]:
-    seconds: dict[str, float] = json.loads((shard.schema.metadata or {}).get(_SECONDS, b"{}"))
-    return seconds
+    made = run_chain(shard, stages)
+    return made.drop_columns([name for name in drop if name in made.column_names])
 
 
 def write_outputs(flow: Flow, number: int, shard: pa.Table) -> ShardResult:
@@ -132,7 +122,7 @@ def write_outputs(flow: Flow, number: int, shard: pa.Table) -> ShardResult:
     tables = {output.dataset: dataset_rows(shard, output) for output in flow.outputs}
     for dataset, table in tables.items():
         flow.corpus.write_shard(dataset, number, table)
-    seconds = _seconds(shard) | {"write": time.perf_counter() - start}
+    seconds = seconds_of(shard) | {"write": time.perf_counter() - start}
     rejects = _rejects(flow, shard, tables)
     totals = {name: float(pc.sum(shard[name]).as_py() or 0) for name in flow.totals}
     return ShardResult(number, len(shard), seconds, rejects, totals, notes_of(shard))

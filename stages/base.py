@@ -1,8 +1,8 @@
 """The stage contract, and how pixels travel between stages."""
 
 import json
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,18 @@ def with_notes(shard: pa.Table, notes: Sequence[str]) -> pa.Table:
 def notes_of(shard: pa.Table) -> list[str]:
     notes: list[str] = json.loads((shard.schema.metadata or {}).get(_NOTES, b"[]"))
     return notes
+
+
+@runtime_checkable
+class ReportsRows(Protocol):
+    """A stage that says which row it is at, so that its process may die of one and the row be known."""
+
+    def report_rows(self, at: Callable[[int | None], None]) -> None:
+        """Has it call `at(row)` before it touches the bytes of a row, and `at(None)` after the last one."""
+
+
+StageFactory: TypeAlias = Callable[[], Stage]
+"""Makes a stage where it runs; travels to workers, so it holds configs and paths, never weights."""
 
 
 def view_column(name: str) -> str:

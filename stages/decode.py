@@ -1,10 +1,10 @@
 """Image files -> upright RGB pixels, resized to every view that later stages ask for."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import pyarrow as pa
@@ -43,10 +43,21 @@ class DecodeRun:
     # Address space that decoding may take on top of what the process has when a shard starts; None: no limit.
     # The worst picture within max_pixels, 16-bit RGBA, takes 960 MB before and 480 MB after conversion.
     memory_limit_mb: int | None = 4096
+    # What one image may take; after that the process is ended, and the image tried once more.
+    timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.memory_limit_mb is not None and self.memory_limit_mb < 1:
             raise ValueError(f"decode.memory_limit_mb must be at least 1, got {self.memory_limit_mb}")
+        if not self.timeout_s > 0:
+            raise ValueError(f"decode.timeout_s must be more than 0, got {self.timeout_s}")
+
+
+class _Row(NamedTuple):
+    data: bytes | None
+    status: str
+    error: str | None
+    expected_sha256: str | None
 
 
 @dataclass
@@ -62,7 +73,8 @@ class _Item:
 class DecodeImages:
     """(rows with `bytes`) -> the same rows without, + sha256, format, sizes, and a `view:NAME` each.
 
-    Columns in: image_id, uri, bytes (large_binary; null where the source failed), status, error.
+    Columns in: image_id, uri, bytes (large_binary; null where the source failed), status, error, and
+    optionally expected_sha256: where the bytes have another one the row becomes `changed`.
     Columns out: image_id, uri, sha256 (hex, of the bytes), format, original_height, original_width
     (as stored), height, width (as displayed), status, error, then the views. What a file is found
     to be stays in the row also where its status is not `ok`. A bad image costs no other.
@@ -73,18 +85,24 @@ class DecodeImages:
         self._run = run
         self._views = dict(views)
         self._sizes = tuple(dict.fromkeys(self._views.values()))
+        self._at: Callable[[int | None], None] = lambda _: None
+
+    def report_rows(self, at: Callable[[int | None], None]) -> None:
+        self._at = at
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         with _one_thread(), memory_limit(self._run.memory_limit_mb):
-            items = [self._item(*row) for row in _rows(shard)]
+            items = [self._item(index, row) for index, row in enumerate(_rows(shard))]
+            self._at(None)
         return self._table(shard, items)
 
-    def _item(self, data: bytes | None, status: str, error: str | None) -> _Item:
-        item = _Item(status, error)
-        if status != Status.OK or data is None:
+    def _item(self, index: int, row: _Row) -> _Item:
+        item = _Item(row.status, row.error)
+        if row.status != Status.OK or row.data is None:
             return item
+        self._at(index)
         try:
-            self._develop(data, item)
+            self._develop(row.data, row.expected_sha256, item)
         except BadImageError as refusal:
             item.status, item.error, item.views = refusal.status.value, str(refusal), {}
         except (MemoryError, cv2.error) as error:
@@ -94,10 +112,12 @@ class DecodeImages:
             item.status, item.error, item.views = Status.TOO_LARGE.value, text, {}
         return item
 
-    def _develop(self, data: bytes, item: _Item) -> None:
+    def _develop(self, data: bytes, expected_sha256: str | None, item: _Item) -> None:
         if not data:
             raise BadImageError(Status.EMPTY, "the file is empty")
         item.sha256 = hashlib.sha256(data).hexdigest()
+        if expected_sha256 not in (None, item.sha256):
+            raise BadImageError(Status.CHANGED, "the file is no longer the one that items describes")
         if len(data) > self._config.max_bytes:
             raise BadImageError(
                 Status.TOO_LARGE, f"{len(data)} bytes are more than the {self._config.max_bytes} allowed"
@@ -147,11 +167,14 @@ class DecodeImages:
         return pa.table(columns)
 
 
-def _rows(shard: pa.Table) -> Iterator[tuple[bytes | None, str, str | None]]:
-    """Bytes, status and error of each row; the bytes of one row at a time are copied out of Arrow."""
+def _rows(shard: pa.Table) -> Iterator[_Row]:
+    """The bytes of one row at a time are copied out of Arrow."""
     status, error = shard.column("status").to_pylist(), shard.column("error").to_pylist()
     data = (value.as_py() for value in shard.column("bytes"))
-    return zip(data, status, error, strict=True)
+    expected: list[str | None] = [None] * len(shard)
+    if "expected_sha256" in shard.column_names:
+        expected = shard.column("expected_sha256").to_pylist()
+    return map(_Row, data, status, error, expected)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ DOORS = {
     "faiss": {"stages/index/blas.py"},
 }
 # Files whose classes are stages: none imports another.
-STAGES = {"decode", "embed", "caption", "answer", "count", "sources.folder"}
+STAGES = {"decode", "embed", "caption", "answer", "count", "isolate", "sources.folder"}
 # What a pipelines module may import of its own package: only names further left.
 LAYERS = [
     {"redact", "legible", "quantities", "provenance", "facts", "composition", "files", "shards"},

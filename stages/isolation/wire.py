@@ -1,0 +1,127 @@
+"""What passes between a process and the child that works for it: messages, tables, and where the child is."""
+
+import mmap
+import os
+import pickle
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stages.schemas import Status
+
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a row is, found out by other means than by touching its bytes."""
+
+    status: Status
+    error: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """Rows to work on, as an Arrow IPC stream. With a verdict, it holds for each of them."""
+
+    rows: bytes
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The stages are made."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The rows lie in the shared buffer: an Arrow IPC stream of `size` bytes."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A stage raised: the exception, pickled."""
+
+    error: bytes
+
+
+def send(to: socket.socket, message: Any) -> None:
+    data = pickle.dumps(message)
+    to.sendall(_LENGTH.pack(len(data)) + data)
+
+
+def receive(of: socket.socket) -> Any:
+    """The next message. Raises EOFError where the other side is gone."""
+    (size,) = _LENGTH.unpack(_exactly(of, _LENGTH.size))
+    return pickle.loads(_exactly(of, size))
+
+
+def _exactly(of: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = of.recv(min(size - len(data), 1 << 20))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+class Buffer:
+    """Memory that a table is handed over in; grows with the tables, and is there for the next.
+
+    Of 64 views of 224 x 224 pixels: 2.6 ms, written and copied out. A fresh buffer for each table that the
+    reader maps instead saves that copy and takes 7.3 ms, for the pages that the system has to clear.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115  # closed by `close`
+
+    def write(self, table: pa.Table) -> int:
+        """The bytes written."""
+        self._file.seek(0)
+        with pa.ipc.new_stream(pa.PythonFile(self._file, "w"), table.schema) as writer:
+            writer.write_table(table)
+        return self._file.truncate()
+
+    def read(self, size: int) -> pa.Table:
+        data = pa.allocate_buffer(size)
+        view, done = memoryview(data), 0
+        while done < size:  # a call copies 2 GiB at most
+            done += os.preadv(self._file.fileno(), [view[done:]], done)
+        return pa.ipc.open_stream(data).read_all()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Progress:
+    """The row that the child works on, and since when; in memory that both sides see.
+
+    Written with two stores of 8 bytes, the time first: who reads the row first never sees it with the time
+    of an earlier one, and so never takes a young row for an old one.
+    """
+
+    SIZE = 16
+
+    def __init__(self, descriptor: int) -> None:
+        self._cells = np.frombuffer(mmap.mmap(descriptor, self.SIZE), dtype=np.int64)
+
+    def at(self, row: int | None) -> None:
+        """None: at none, as between two stages."""
+        self._cells[1] = time.monotonic_ns()
+        self._cells[0] = -1 if row is None else row
+
+    def row(self) -> int | None:
+        row = int(self._cells[0])
+        return None if row < 0 else row
+
+    def seconds(self) -> float:
+        """Since the row was begun."""
+        return (time.monotonic_ns() - int(self._cells[1])) / 1e9
