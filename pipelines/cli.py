@@ -33,6 +33,7 @@ from stages.index.blas import FaissUnavailable
 from stages.index.config import IndexConfigError
 from stages.index.files import IndexDamaged
 from stages.index.vectors import VectorError
+from stages.isolation.process import IsolationError
 
 FAILED, WRONG_CONFIGURATION, INTERRUPTED = 1, 2, 130
 
@@ -43,6 +44,7 @@ _FAILURES = (
     FaissUnavailable,
     GenerationError,
     IndexDamaged,
+    IsolationError,
     ModelLoadError,
     OSError,
     VectorError,
