@@ -4,8 +4,7 @@
 gone leaves search results as soon as its tombstone is written; its rows go at the next compaction.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import StrEnum
 
 import numpy as np
@@ -13,15 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.corpus import Corpus, write_parquet
+from pipelines import journal
+from pipelines.corpus import Corpus
 
-CHANGES_NAME = re.compile(r"changes-(\d{6})\.parquet")
+NAME = "changes"
 
 CHANGES = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
         pa.field("change", pa.string(), nullable=False),
-        pa.field("mtime_ns", pa.int64()),  # the source's new one, of `touched`
+        pa.field("size", pa.int64()),  # what the source says, of `touched` only
+        pa.field("mtime_ns", pa.int64()),
     ]
 )
 
@@ -37,35 +38,28 @@ class Change(StrEnum):
     FORGOTTEN = "forgotten"  # taken down: it must not come back
 
 
-def record(corpus: Corpus, changes: Mapping[int, Change], mtimes: Mapping[int, int] | None = None) -> None:
-    """Appends one file to the journal, atomically; nothing where there are no changes."""
-    if not changes:
-        return
-    ids = sorted(changes)
-    table = pa.table(
-        {
-            "image_id": ids,
-            "change": [changes[item].value for item in ids],
-            "mtime_ns": [(mtimes or {}).get(item) for item in ids],
-        },
-        schema=CHANGES,
-    )
-    files = _files(corpus)
-    number = int(files[-1].removeprefix("changes-").removesuffix(".parquet")) + 1 if files else 1
-    write_parquet(corpus, table, "changes", f"changes-{number:06d}.parquet")
+def gone(ids: Iterable[int], change: Change) -> pa.Table:
+    """Rows of the journal that say of all `ids` that they are gone."""
+    known = pa.array(ids, pa.int64())
+    nothing = pa.nulls(len(known), pa.int64())
+    return pa.table([known, [change.value] * len(known), nothing, nothing], schema=CHANGES)
 
 
-def journal(corpus: Corpus) -> pa.Table:
+def record(corpus: Corpus, changes: pa.Table) -> None:
+    """Appends rows of schema `CHANGES` as one file, atomically."""
+    journal.append(corpus, NAME, changes)
+
+
+def read_changes(corpus: Corpus) -> pa.Table:
     """All changes, schema `CHANGES`, in the order in which they were recorded."""
-    tables = [corpus.read_parquet("changes", file) for file in _files(corpus)]
-    return pa.concat_tables(tables) if tables else CHANGES.empty_table()
+    return journal.read_all(corpus, NAME, CHANGES)
 
 
 def tombstones(corpus: Corpus) -> npt.NDArray[np.int64]:
     """The ids that are gone, int64 [n], ascending, each once."""
-    changes = journal(corpus)
-    gone = changes.filter(pc.not_equal(changes["change"], Change.TOUCHED.value))
-    return np.unique(gone["image_id"].to_numpy())
+    changes = read_changes(corpus)
+    buried = changes.filter(pc.not_equal(changes["change"], Change.TOUCHED.value))
+    return np.unique(buried["image_id"].to_numpy())
 
 
 def without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
@@ -74,7 +68,3 @@ def without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
         return table
     left_out = np.isin(table["image_id"].to_numpy(), gone)
     return table.filter(pa.array(~left_out)) if left_out.any() else table
-
-
-def _files(corpus: Corpus) -> list[str]:
-    return [info.base_name for info in corpus.entries("changes") if CHANGES_NAME.fullmatch(info.base_name)]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from pipelines import terminal
 from pipelines.compact import compact
@@ -15,6 +16,7 @@ from pipelines.config import (
     CompactConfig,
     ConfigError,
     DescribeConfig,
+    ForgetConfig,
     Format,
     NightlyConfig,
     SearchConfig,
@@ -23,8 +25,10 @@ from pipelines.config import (
 )
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
+from pipelines.forget import forget
 from pipelines.index import indexes
-from pipelines.nightly import nightly
+from pipelines.legible import legible
+from pipelines.nightly import nightly, preview
 from pipelines.search import search
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
@@ -35,7 +39,7 @@ from stages.index.files import IndexDamaged
 from stages.index.vectors import VectorError
 from stages.isolation.process import IsolationError
 
-FAILED, WRONG_CONFIGURATION, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_CONFIGURATION, OVER_REJECT_RATIO, INTERRUPTED = 1, 2, 3, 130
 
 # What ends a run in one line; anything else is a fault of Darkroom's and shows its traceback.
 _FAILURES = (
@@ -56,12 +60,14 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, format=json
   darkroom describe corpus=DIR                         what a corpus holds; format=json
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
+  darkroom forget corpus=DIR uris=FILE                 takes images down; or ids=FILE, sha256=FILE
 
   darkroom PIPELINE --help                             every key of a pipeline and what it means"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0 when all went well, 1 when it failed, 2 for a wrong configuration."""
+    """The command line. Returns 0 when all went well, 1 when it failed, 2 for a wrong configuration,
+    3 when it is done and too many images were rejected."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE)
@@ -93,6 +99,10 @@ def _complain(text: str, code: int) -> int:
 
 
 def _nightly(config: NightlyConfig, screen: Console) -> int:
+    if config.dry_run:
+        seen = preview(config)
+        screen.print(terminal.forecast(seen.images, seen.rows, seen.seconds))
+        return 0
     night = nightly(config, screen)
     if night.report is None:
         screen.print(f"nothing to do: {night.items:,} images, all of them in {', '.join(night.wanted)}")
@@ -101,7 +111,9 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
     screen.print(terminal.summary(night.report))
     _print_notes(screen, night.notes[len(night.report.notes) :])
     screen.print(f"report: {night.page}", soft_wrap=True)
-    return FAILED if night.failed else 0
+    if night.failed:
+        return FAILED
+    return OVER_REJECT_RATIO if night.over_rejects else 0
 
 
 def _print_notes(screen: Console, notes: Sequence[str]) -> None:
@@ -129,6 +141,17 @@ def _compact(config: CompactConfig, screen: Console) -> int:
     return 0
 
 
+def _forget(config: ForgetConfig, screen: Console) -> int:
+    done = forget(config)
+    copies = f", {done.copies:,} of them copies" if done.copies else ""
+    screen.print(f"{done.images:,} images taken down{copies}; {done.pages:,} report pages emptied")
+    for one in done.unknown:
+        screen.print(Text(f"not in the corpus: {legible(one)}"), soft_wrap=True)
+    if done.images:
+        screen.print("search does not find them any more; darkroom compact removes their data")
+    return 0
+
+
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
         print(json.dumps(plain, indent=2, ensure_ascii=False))
@@ -141,4 +164,5 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "search": _search,
     "describe": _describe,
     "compact": _compact,
+    "forget": _forget,
 }

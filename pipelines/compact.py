@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import index
-from pipelines.changes import Change, journal, tombstones, without
+from pipelines import index, journal
+from pipelines.changes import Change, read_changes, tombstones, without
 from pipelines.config import CompactConfig
-from pipelines.corpus import FINGERPRINT, PLAN_NAME, QUARANTINE, Corpus, CorpusError, stamp
+from pipelines.corpus import FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
 from pipelines.facts import Compacted, Compaction
 from pipelines.lock import locked
 from pipelines.shards import Part, merged_file
@@ -68,7 +68,7 @@ def _preview_dataset(corpus: Corpus, name: str, gone: Ids, target: int) -> Compa
 
 def _compact(corpus: Corpus, target: int) -> Compaction:
     corpus.remove_partial_files()
-    changes = journal(corpus)
+    changes = read_changes(corpus)
     gone = tombstones(corpus)
     done = [_compact_dataset(corpus, name, gone, target) for name in corpus.datasets()]
     done.append(_compact_plan(corpus, gone))
@@ -187,8 +187,7 @@ def _remove_hidden(corpus: Corpus, name: str) -> None:
 
 def _compact_plan(corpus: Corpus, gone: Ids) -> Compacted:
     before, dropped = _totals(corpus, "plan"), 0
-    files = [info.base_name for info in corpus.entries("plan") if PLAN_NAME.fullmatch(info.base_name)]
-    for file in files:
+    for file in journal.files(corpus, "plan"):
         ids = corpus.read_parquet("plan", file, columns=["image_id"])
         kept = len(without(ids, gone))
         if kept == 0:

@@ -116,7 +116,8 @@ def _with_key(message: str, prefix: str, fields: Mapping[str, Any]) -> str:
 def checked(override: str, schema: type[Any], groups: Collection[str]) -> str:
     """One `key=value` of the command line as Hydra's grammar wants it. Raises ValueError for unknown keys.
 
-    Texts are quoted, so that paths and sentences may hold commas and quotes; `group=none` leaves a group out.
+    Texts are quoted, so that paths and sentences may hold commas and quotes; `group=none` leaves a group out;
+    a list may go without its brackets.
     `groups` are choices that are no keys of the schema.
     """
     key, separator, value = override.partition("=")
@@ -127,6 +128,8 @@ def checked(override: str, schema: type[Any], groups: Collection[str]) -> str:
     kind = _type_of(key, schema)
     if dataclasses.is_dataclass(kind) and value in ("none", "null"):
         return f"~{key}"
+    if typing.get_origin(kind) is tuple and not value.startswith("[") and value not in ("null", "???"):
+        return f"{key}=[{value}]"
     if kind is not str or value in ("null", "???") or value.startswith("${"):
         return override
     escaped = re.sub(r"(\\+)('|$)", r"\1\1\2", value).replace("'", "\\'")

@@ -26,10 +26,12 @@ from stages.decode import DecodeConfig, DecodeRun
 from stages.embed import EmbedConfig, EmbedRun
 from stages.generators.protocol import GeneratorRun
 from stages.index.config import IndexConfig
+from stages.schemas import Status
 from stages.sources.folder import FolderConfig, FolderRun
 
 CONF = Path(conf.__file__).parent
 _GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir())
+_REASONS = tuple(status.value for status in Status if status is not Status.OK)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -106,6 +108,12 @@ class NightlyConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     overwrite: tuple[str, ...] = ()
+    limit: int | None = None
+    retry: tuple[str, ...] = ()
+    reuse: bool = True
+    max_deleted_ratio: float = 0.5
+    max_reject_ratio: float = 0.2
+    dry_run: bool = False
     steal_lock: bool = False
 
     def __post_init__(self) -> None:
@@ -116,6 +124,14 @@ class NightlyConfig:
             raise ValueError("questions need a model that answers them: set captioner")
         if self.answers is not None:
             check_name("answers", self.answers)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or unset, got {self.limit}")
+        for reason in self.retry:
+            if reason not in _REASONS:
+                raise ValueError(f"retry must be of {', '.join(_REASONS)}, got {reason}")
+        for key in ("max_deleted_ratio", "max_reject_ratio"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key} must be from 0 to 1, got {getattr(self, key)}")
 
 
 class Format(StrEnum):
@@ -165,11 +181,28 @@ class CompactConfig:
             raise ValueError(f"target_mb must be at least 1, got {self.target_mb}")
 
 
+@dataclass(frozen=True)
+class ForgetConfig:
+    """What is to be taken down: a file of URIs, of image ids, or of SHA-256 digests, one a line."""
+
+    corpus: str = MISSING
+    uris: str | None = None
+    ids: str | None = None
+    sha256: str | None = None
+    steal_lock: bool = False
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if sum(file is not None for file in (self.uris, self.ids, self.sha256)) != 1:
+            raise ValueError("set one of uris=FILE, ids=FILE and sha256=FILE")
+
+
 PIPELINES: dict[str, type[Any]] = {
     "nightly": NightlyConfig,
     "search": SearchConfig,
     "describe": DescribeConfig,
     "compact": CompactConfig,
+    "forget": ForgetConfig,
 }
 
 

@@ -5,7 +5,6 @@ else keeps count, and what was committed once is never altered by a later writer
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from stages.schemas import ROW_BITS
 __all__ = [
     "FINGERPRINT",
     "LOCK",
-    "PLAN_NAME",
     "QUARANTINE",
     "SHARD_NAME",
     "Corpus",
@@ -33,9 +31,9 @@ __all__ = [
     "fingerprint",
     "shard_file",
     "write_parquet",
+    "write_row_groups",
 ]
 
-PLAN_NAME = re.compile(r"plan-(\d{6})\.parquet")
 LOCK = "LOCK"
 QUARANTINE = "quarantine"
 FINGERPRINT = "darkroom.fingerprint"
@@ -98,7 +96,7 @@ class Corpus(Files):
         if dataset not in self._written:
             self._written[dataset] = self._fingerprint(dataset)
         started = self._written[dataset]
-        data = parquet_bytes(table, metadata=None if started is None else {FINGERPRINT: started})
+        data = parquet_bytes([table], metadata=None if started is None else {FINGERPRINT: started})
 
         def refuse_stale() -> None:
             self.check_fence()
@@ -244,6 +242,11 @@ def stamp(schema: pa.Schema) -> str | None:
     return None if found is None else str(found.decode(errors="replace"))
 
 
-def write_parquet(corpus: Corpus, table: pa.Table, *parts: str, row_group_size: int | None = None) -> None:
+def write_parquet(corpus: Corpus, table: pa.Table, *parts: str) -> None:
     """Any sorted table of the corpus: zstd, page checksums, atomic."""
-    corpus.write_bytes(parquet_bytes(table, row_group_size), *parts)
+    write_row_groups(corpus, [table], *parts)
+
+
+def write_row_groups(corpus: Corpus, tables: Sequence[pa.Table], *parts: str) -> None:
+    """As `write_parquet`: tables of one schema, one or more, a row group each."""
+    corpus.write_bytes(parquet_bytes(tables), *parts)

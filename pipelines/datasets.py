@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.config import ConfigError, NightlyConfig
 from pipelines.corpus import DatasetInfo, fingerprint
+from pipelines.reuse import ITEMS
 from pipelines.stream import Output
 from stages import answer, caption, decode, embed, schemas
 from stages.answer import AnswerConfig, AnswerQuestions, answer_view
@@ -16,8 +17,6 @@ from stages.caption import CaptionImages, caption_view
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.embed import EmbedImages, embedding_dim, encoder_view
 from stages.resize import ResizeConfig
-
-ITEMS = "items"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -193,12 +193,12 @@ def parquet_writer(stream: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def parquet_bytes(
-    table: pa.Table, row_group_size: int | None = None, metadata: Mapping[str, str] | None = None
-) -> pa.Buffer:
+def parquet_bytes(row_groups: Sequence[pa.Table], metadata: Mapping[str, str] | None = None) -> pa.Buffer:
+    """A Parquet file of tables of one schema, one or more; each becomes a row group."""
     sink = pa.BufferOutputStream()
-    with parquet_writer(sink, table.schema.with_metadata(metadata)) as writer:
-        writer.write_table(table.replace_schema_metadata(metadata), row_group_size)
+    with parquet_writer(sink, row_groups[0].schema.with_metadata(metadata)) as writer:
+        for table in row_groups:
+            writer.write_table(table.replace_schema_metadata(metadata), max(len(table), 1))
     return sink.getvalue()
 
 

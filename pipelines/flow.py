@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -15,8 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.corpus import Corpus, CorpusError
-from pipelines.plan import PlannedShard, read_planned
+from pipelines.corpus import CorpusError
+from pipelines.plan import PlannedShard
+from pipelines.reuse import copies_of, rows_to_compute
 from pipelines.stream import Flow, ShardResult, Step, load, run_stages, write_outputs
 from stages.schemas import shard_of
 
@@ -56,10 +57,10 @@ def run_flow(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
 def _run_local(flow: Flow, shards: Sequence[PlannedShard]) -> Iterator[ShardResult]:
     loaded = [load(step) for step in flow.steps]
     for planned in shards:
-        shard = read_planned(flow.corpus, planned)
+        shard = rows_to_compute(flow, planned)
         for step, stages in zip(flow.steps, loaded, strict=True):
             shard = run_stages(shard, stages, step.drop)
-        yield write_outputs(flow, planned.shard, shard)
+        yield write_outputs(flow, planned.shard, shard, copies_of(flow.corpus, planned, flow.outputs))
 
 
 # On Ray Data: one read task = one shard = one block, from the plan to the files.
@@ -80,9 +81,10 @@ def _run_step_once(step: Step, shard: pa.Table) -> pa.Table:
     return _LoadedStep(step)(shard)
 
 
-def _write_shard(flow: Flow, shard: pa.Table) -> pa.Table:
+def _write_shard(flow: Flow, reusing: Mapping[int, PlannedShard], shard: pa.Table) -> pa.Table:
     number = shard_of(shard["image_id"][0].as_py())
-    result = write_outputs(flow, number, shard)
+    copies = copies_of(flow.corpus, reusing[number], flow.outputs) if number in reusing else {}
+    result = write_outputs(flow, number, shard, copies)
     return pa.table({"result": [json.dumps(asdict(result))]})
 
 
@@ -92,12 +94,11 @@ def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
     connect(cluster, flow.steps)
     _require_room(flow.steps, len(shards))
     _configure_data(ray.data.DataContext.get_current())
-    stream = ray.data.read_datasource(
-        _shard_source(flow.corpus, shards), override_num_blocks=len(shards), **_TASK
-    )
+    stream = ray.data.read_datasource(_shard_source(flow, shards), override_num_blocks=len(shards), **_TASK)
     for step in flow.steps:
         stream = _append(stream, step, len(shards))
-    written = stream.map_batches(partial(_write_shard, flow), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
+    reusing = {planned.shard: planned for planned in shards if planned.reuses}
+    written = stream.map_batches(partial(_write_shard, flow, reusing), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
     with _plain_errors():
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in batch["result"].to_pylist():
@@ -127,13 +128,13 @@ def _append(stream: Any, step: Step, shards: int) -> Any:
     )
 
 
-def _shard_source(corpus: Corpus, shards: Sequence[PlannedShard]) -> Any:
+def _shard_source(flow: Flow, shards: Sequence[PlannedShard]) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
     def read_task(planned: PlannedShard) -> Any:
         metadata = BlockMetadata(num_rows=planned.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(lambda: [read_planned(corpus, planned)], metadata)
+        return ReadTask(lambda: [rows_to_compute(flow, planned)], metadata)
 
     class Shards(Datasource):  # type: ignore[misc]  # ray is untyped
         def estimate_inmemory_data_size(self) -> int | None:

@@ -11,9 +11,11 @@ from pipelines.config import NightlyConfig, as_dict, to_yaml
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
 from pipelines.facts import IndexFacts, Report
-from pipelines.plan import SourceDiff, planned_shards
+from pipelines.plan import planned_shards
 from pipelines.redact import redact
 from pipelines.report import render
+from pipelines.reuse import ITEMS
+from pipelines.source_diff import SourceDiff, describe_diff
 from pipelines.stream import ShardResult
 from pipelines.tally import Tally
 from pipelines.terminal import ProgressDisplay
@@ -30,28 +32,43 @@ class Night:
     corpus: Corpus
     wanted: Mapping[str, Product]
     diff: SourceDiff
-    items: int
     tally: Tally
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     indexes: tuple[IndexFacts, ...] = ()
     notes: list[str] = field(default_factory=list)
     failed: bool = False
+    over_rejects: bool = False
     report: Report | None = None
 
     @classmethod
     def begin(
         cls, config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], diff: SourceDiff
     ) -> "Night":
-        planned = planned_shards(corpus)
-        done = Counter({name: len(corpus.shards(name)) for name in wanted})
+        planned = {shard.shard for shard in planned_shards(corpus)}
+        done = Counter({name: len(planned.intersection(corpus.shards(name))) for name in wanted})
         tally = Tally(dict.fromkeys(wanted, len(planned)), done)
-        night = cls(config, corpus, wanted, diff, sum(shard.rows for shard in planned), tally)
-        if diff.changed or diff.deleted:
-            night.notes.append(
-                f"since they were planned, {diff.changed:,} files changed and {diff.deleted:,} are gone: "
-                "their rows stay as they were"
-            )
+        night = cls(config, corpus, wanted, diff, tally)
+        if told := describe_diff(diff):
+            night.notes.append(told)
         return night
+
+    @property
+    def items(self) -> int:
+        """Items of the corpus that are not gone."""
+        return self.diff.live
+
+    def check_rejects(self) -> None:
+        """Notes a dataset of which too large a share has no value: `items` first, the others follow it."""
+        for dataset, rows in sorted(self.tally.rows.items(), key=lambda found: found[0] != ITEMS):
+            if self.over_rejects:
+                return
+            share = self.tally.rejected(dataset) / max(rows, 1)
+            if share > self.config.max_reject_ratio:
+                self.over_rejects = True
+                self.notes.append(
+                    f"{share:.1%} of the {rows:,} rows of {dataset} have no value, "
+                    f"more than max_reject_ratio {self.config.max_reject_ratio:g}"
+                )
 
     @property
     def run(self) -> str:
@@ -91,9 +108,10 @@ def save_record(night: Night, tracker: Tracker) -> None:
         for index in night.indexes
         if index.recall_at_10 is not None
     }
+    done = {"seconds": night.seconds, "images": night.tally.images, "images_copied": night.tally.copied}
     files = {
         "config.yaml": to_yaml(redact(as_dict(night.config))),
-        "metrics.json": json.dumps(metrics | {"seconds": night.seconds}, indent=2),
+        "metrics.json": json.dumps(metrics | done, indent=2),
         "report.html": render(night.report),
     }
     for name, text in files.items():

@@ -4,30 +4,31 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import pyarrow as pa
 from rich.console import Console
 
 from pipelines import index
-from pipelines.config import ConfigError, NightlyConfig, as_dict
+from pipelines.changes import record
+from pipelines.config import NightlyConfig, as_dict
 from pipelines.corpus import Corpus
 from pipelines.datasets import ModelProduct, Product, products
 from pipelines.flow import run_flow
+from pipelines.forecast import Forecast, forecast
 from pipelines.lock import locked
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report
-from pipelines.plan import PlannedShard, SourceDiff, compare, extend, planned_shards
+from pipelines.plan import PlannedShard, extend, planned_shards
+from pipelines.reuse import copy_shard
+from pipelines.source_diff import SourceDiff
 from pipelines.stream import Actors, Flow, Step
+from pipelines.survey import check_night, list_source, survey
 from pipelines.terminal import ProgressDisplay
 from pipelines.tracking import Run, track
 from stages.base import StageFactory, view_column
 from stages.count import CountPatches
 from stages.decode import DecodeImages
-from stages.index.blas import check_installed
-from stages.index.config import choose_factory
 from stages.isolate import IsolationConfig
 from stages.resize import Policy, ResizeConfig
-from stages.schemas import PLAN
-from stages.sources.folder import FolderConfig, ReadFolder, list_folder, open_folder
+from stages.sources.folder import FolderConfig, ReadFolder
 
 PATCH_TOTALS = ("patches", "patches_undetailed")
 
@@ -41,92 +42,80 @@ def nightly(config: NightlyConfig, terminal: Console) -> Night:
     LockedError.
     """
     corpus, wanted, listing = Corpus(config.corpus), products(config), list_source(config.source)
-    check_night(config, corpus, wanted, listing)
+    check_night(config, corpus, wanted, len(listing))
     with locked(corpus, config.steal_lock) as held:
-        return develop(config, held, wanted, listing, terminal)
+        diff = survey(config, held, wanted, listing)
+        take_up(config, held, wanted, diff)
+        return develop(config, held, wanted, diff, terminal)
+
+
+def preview(config: NightlyConfig) -> Forecast:
+    """What `nightly` would do; takes no lock and writes nothing. Raises as `nightly` does."""
+    corpus, wanted, listing = Corpus(config.corpus), products(config), list_source(config.source)
+    check_night(config, corpus, wanted, len(listing))
+    return forecast(config, corpus, wanted, survey(config, corpus, wanted, listing))
 
 
 def develop(
     config: NightlyConfig,
     corpus: Corpus,
     wanted: Mapping[str, Product],
-    listing: pa.Table,
+    diff: SourceDiff,
     terminal: Console,
 ) -> Night:
-    """What the holder of the corpus's lock does."""
-    diff = plan_night(config, corpus, wanted, listing)
-    streams = missing_shards(corpus, wanted)
+    """What the holder of the corpus's lock does: everything that was planned and is not there."""
     night = Night.begin(config, corpus, wanted, diff)
-    if not streams and not index_is_due(night):
+    if not missing_shards(corpus, wanted) and not index_is_due(night):
         return night
     with (
         track(config.tracking, Run(night.run, config.corpus, as_dict(config)), night.notes.append) as tracker,
         ProgressDisplay(terminal) as display,
     ):
         live = Live(night.tally, tracker, display)
-        for names, shards in streams.items():
-            flow = flow_of(config, corpus, [wanted[name] for name in wanted if name in names])
-            night.tally.expect(flow.steps)
-            for result in run_flow(flow, shards, config.cluster):
-                live.add(result)
+        # Copies last: what they share has to be there.
+        for reuses in (False, True):
+            fill(night, live, reuses)
         night.notes += night.tally.notes
         if index_is_due(night):
             index_embeddings(night)
+        night.check_rejects()
         night.report = night_report(night)
         save_record(night, tracker)
     return night
 
 
-def list_source(source: FolderConfig) -> pa.Table:
-    """uri, size, mtime_ns of every image file. Raises: ConfigError where the folder cannot be listed."""
-    try:
-        files = list(list_folder(*open_folder(source.path), source.extensions))
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise ConfigError(f"source.path: {error}") from error
-    columns = zip(*files, strict=True) if files else ((), (), ())
-    fields = [field for field in PLAN if field.name != "image_id"]
-    return pa.table(
-        [pa.array(values, field.type) for values, field in zip(columns, fields, strict=True)],
-        names=[f.name for f in fields],
-    )
+def fill(night: Night, live: Live, reuses: bool) -> None:
+    """Shards that miss something: those whose items share the values of others, or those without."""
+    config, corpus, wanted = night.config, night.corpus, night.wanted
+    for names, shards in missing_shards(corpus, wanted).items():
+        flow = flow_of(config, corpus, [wanted[name] for name in wanted if name in names])
+        to_compute = []
+        for planned in shards:
+            if planned.reuses is not reuses:
+                continue
+            if copied := copy_shard(flow, planned):
+                live.add(copied)
+            else:
+                to_compute.append(planned)
+        if to_compute:
+            night.tally.expect(flow.steps)
+            for result in run_flow(flow, to_compute, config.cluster):
+                live.add(result)
 
 
-def check_night(
-    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: pa.Table
-) -> None:
-    """Whether the night can be worked through at all; writes nothing."""
-    for name in config.overwrite:
-        if name not in wanted:
-            raise ConfigError(f"overwrite must be of {', '.join(wanted)}, got {name}")
-    for product in wanted.values():
-        if product.name not in config.overwrite:
-            corpus.check(product.info)
-    diff = compare(corpus, listing)
-    check_index(config, wanted, diff.known + len(diff.new))
+def take_up(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], diff: SourceDiff) -> None:
+    """Writes what the night will work on: new items to the plan, and then what is gone to the journal.
 
-
-def plan_night(
-    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: pa.Table
-) -> SourceDiff:
-    """Plans what is new. Compares once more: a run that ended a moment ago may have planned it."""
-    diff = compare(corpus, listing)
+    Killed in between, the next night finds two items of one URI, and buries the older.
+    """
     corpus.remove_partial_files()
     for name in config.overwrite:
         corpus.drop(name)
     if len(diff.new):
         extend(corpus, diff.new)
+    record(corpus, diff.changes)
     for product in wanted.values():
         corpus.claim(product.info)
-    return diff
-
-
-def check_index(config: NightlyConfig, wanted: Mapping[str, Product], rows: int) -> None:
-    """Whether the index that is asked for can be built at all. Raises: IndexConfigError, FaissUnavailable."""
-    if config.encoder is not None and config.index is not None:
-        check_installed()
-    for product in wanted.values():
-        if product.kind == "embeddings" and config.index is not None and rows:
-            choose_factory(rows, int(product.info.properties["dim"]), config.index)
 
 
 def index_is_due(night: Night) -> bool:

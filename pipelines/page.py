@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.corpus import Corpus
-from pipelines.datasets import ITEMS
 from pipelines.facts import (
     Answer,
     Command,
@@ -26,6 +25,7 @@ from pipelines.facts import (
 )
 from pipelines.night import Night
 from pipelines.report import thumbnail
+from pipelines.reuse import ITEMS
 from pipelines.search import Searcher
 from stages.base import Image, unpack_views
 from stages.decode import DecodeImages

@@ -9,7 +9,7 @@ from typing import Any
 
 import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pipelines import quantities as q
 from pipelines.facts import Report
@@ -38,6 +38,12 @@ def thumbnail(image: Image, size: int) -> str:
     if not done:
         raise ValueError(f"no JPEG of an image of shape {image.shape}")
     return _DATA_URI + base64.b64encode(jpeg.tobytes()).decode()
+
+
+def shows(page: str, image_ids: Iterable[int], texts: Iterable[str]) -> bool:
+    """Whether a rendered page shows one of the images, or says one of the texts."""
+    signs = [f">{item}<" for item in image_ids] + [str(escape(legible(text))) for text in texts]
+    return any(sign in page for sign in signs)
 
 
 @cache

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ from stages.base import Stage, StageFactory, notes_of
 from stages.chain import run_chain, seconds_of
 from stages.isolate import Isolated, IsolationConfig
 from stages.schemas import Status
+
+Copies: TypeAlias = Mapping[str, pa.Table]
+"""By dataset: rows that can be copied from other items, under their new ids, in the dataset's schema."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class ShardResult:
 
     A bad item is bad in every dataset; where `items` is written too, its reason counts there only.
     `notes`: what stages have to say, each line beginning with the stage's name.
+    `rows` went through the stages, `copied` took values of other items.
     """
 
     shard: int
@@ -63,6 +68,7 @@ class ShardResult:
     rejects: Mapping[str, Mapping[str, int]]
     totals: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    copied: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class Flow:
 def dataset_rows(stream: pa.Table, output: Output) -> pa.Table:
     """The rows of one dataset out of the stream, in the dataset's schema."""
     if output.column is None:
-        return stream.select(output.schema.names).cast(output.schema)
+        computed = stream.append_column("reused_from", pa.nulls(len(stream), pa.int64()))
+        return computed.select(output.schema.names).cast(output.schema)
     column = stream[output.column].combine_chunks()
     ids = stream["image_id"].combine_chunks()
     if isinstance(column, pa.ListArray):
@@ -117,15 +124,33 @@ def run_stages(shard: pa.Table, stages: Mapping[str, Stage], drop: Sequence[str]
     return made.drop_columns([name for name in drop if name in made.column_names])
 
 
-def write_outputs(flow: Flow, number: int, shard: pa.Table) -> ShardResult:
+def write_outputs(flow: Flow, number: int, shard: pa.Table, copies: Copies) -> ShardResult:
+    """Writes the shard's file of every output: what the stream computed, and what is copied beside it."""
     start = time.perf_counter()
-    tables = {output.dataset: dataset_rows(shard, output) for output in flow.outputs}
-    for dataset, table in tables.items():
-        flow.corpus.write_shard(dataset, number, table)
+    tables = {
+        output.dataset: with_copies(dataset_rows(shard, output), copies.get(output.dataset))
+        for output in flow.outputs
+    }
+    commit(flow.corpus, number, tables)
     seconds = seconds_of(shard) | {"write": time.perf_counter() - start}
     rejects = _rejects(flow, shard, tables)
     totals = {name: float(pc.sum(shard[name]).as_py() or 0) for name in flow.totals}
     return ShardResult(number, len(shard), seconds, rejects, totals, notes_of(shard))
+
+
+def with_copies(computed: pa.Table, copied: pa.Table | None) -> pa.Table:
+    """The rows of one dataset and shard. What can be copied is, also where it was computed beside others."""
+    if copied is None or not len(copied):
+        return computed
+    own = computed.filter(pc.invert(pc.is_in(computed["image_id"], copied["image_id"].combine_chunks())))
+    keys = [(name, "ascending") for name in ("image_id", "question_id") if name in own.column_names]
+    return pa.concat_tables([own, copied]).sort_by(keys)
+
+
+def commit(corpus: Corpus, number: int, tables: Mapping[str, pa.Table]) -> None:
+    """Writes one shard of some datasets."""
+    for dataset, table in tables.items():
+        corpus.write_shard(dataset, number, table)
 
 
 def _rejects(flow: Flow, shard: pa.Table, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:

@@ -20,6 +20,7 @@ class Tally:
     done: Counter[str]
     shards: list[int] = field(default_factory=list)
     images: int = 0
+    copied: int = 0
     rows: Counter[str] = field(default_factory=Counter)
     rejects: dict[str, Counter[str]] = field(default_factory=dict)
     rejects_in: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -37,10 +38,11 @@ class Tally:
 
     def add(self, result: ShardResult) -> None:
         self.shards.append(result.shard)
-        self.images += result.rows
+        self.images += result.rows + result.copied
+        self.copied += result.copied
         for dataset, reasons in result.rejects.items():
             self.done[dataset] += 1
-            self.rows[dataset] += result.rows
+            self.rows[dataset] += result.rows + result.copied
             self._add_rejects(dataset, reasons, result.shard)
         for name, seconds in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds

@@ -5,7 +5,7 @@ Everything from data goes through `legible` into `Text`: neither markup nor esca
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
@@ -167,6 +167,19 @@ def compaction(done: Compaction) -> RenderableType:
         _add(table, one.name, *files, q.size(one.bytes_before), after, f"{one.rows_dropped:,}")
     rebuilt = [Text(legible(f"index {name}: built again, without what is gone")) for name in done.indexes]
     return Group(table, *rebuilt)
+
+
+def forecast(images: Mapping[str, int], rows: Mapping[str, int], seconds: float | None) -> RenderableType:
+    """What a night would do."""
+    found = _table("images", ">")
+    for what, count in images.items():
+        if count or what == "new":
+            _add(found, what, f"{count:,}")
+    todo = _table("dataset", "rows to make>")
+    for name, count in rows.items():
+        _add(todo, name, f"{count:,}")
+    lasts = "at a rate that is not known yet" if seconds is None else f"about {q.duration(seconds)}"
+    return Group(found, todo, Text(f"{lasts}; nothing was written"))
 
 
 def _stage_table(report: Report) -> Table:

@@ -37,9 +37,10 @@ from pipelines.config import NightlyConfig, load
 from pipelines.corpus import Corpus
 from pipelines.datasets import products
 from pipelines.flow import run_flow
-from pipelines.nightly import flow_of, list_source, missing_shards, plan_night
+from pipelines.nightly import flow_of, missing_shards, take_up
 from pipelines.plan import PlannedShard, read_planned
 from pipelines.stream import Flow, ShardResult, Step
+from pipelines.survey import list_source, survey
 
 CORES = os.cpu_count() or 1
 
@@ -87,7 +88,7 @@ class Timed:
 def planned(config: NightlyConfig) -> tuple[Flow, Sequence[PlannedShard]]:
     """The flow of the nightly job, and the shards that it has to make."""
     corpus, wanted = Corpus(config.corpus), products(config)
-    plan_night(config, corpus, wanted, list_source(config.source))
+    take_up(config, corpus, wanted, survey(config, corpus, wanted, list_source(config.source)))
     (shards,) = missing_shards(corpus, wanted).values()
     return flow_of(config, corpus, list(wanted.values())), shards
 

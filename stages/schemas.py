@@ -45,16 +45,20 @@ PLAN = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("reused_from", pa.int64()),
     ]
 )
+"""`size` -1: not known, so that the next night compares bytes. `reused_from`: an item of the same bytes."""
 
 _OUTCOME = [pa.field("status", pa.string(), nullable=False), pa.field("error", pa.string())]
 
 # original_* as the file header says; height and width as displayed, after the EXIF orientation.
+# reused_from: the item of the same bytes whose values this one shares; null where they were computed for it.
 ITEMS = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
+        pa.field("reused_from", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("format", pa.string()),
         pa.field("original_height", pa.int32()),

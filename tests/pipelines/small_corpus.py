@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines import index
 from pipelines.changes import tombstones, without
-from pipelines.corpus import Corpus, DatasetInfo, write_parquet
+from pipelines.corpus import Corpus, DatasetInfo, write_row_groups
 from stages import schemas
 from stages.index.config import IndexConfig
 from stages.schemas import image_id
@@ -44,7 +44,8 @@ def write_plan(corpus: Corpus, shards: int = SHARDS) -> None:
         for number, item in enumerate(ids)
     ]
     table = pa.Table.from_pylist(rows, schemas.PLAN)
-    write_parquet(corpus, table, "plan", "plan-000001.parquet", row_group_size=ROWS)
+    groups = [table.slice(start, ROWS) for start in range(0, len(table), ROWS)]
+    write_row_groups(corpus, groups, "plan", "plan-000001.parquet")
 
 
 def dataset(name: str, shard: int, seed: int = 0) -> pa.Table:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines import index
-from pipelines.changes import Change, record
+from pipelines.changes import Change, gone, record
 from pipelines.cli import main
 from pipelines.compact import compact
 from pipelines.config import CompactConfig
@@ -64,7 +64,7 @@ def test_compact_merges_shards_and_keeps_every_value(corpus: Corpus) -> None:
 
 
 def test_compact_again_changes_no_file(corpus: Corpus) -> None:
-    record(corpus, dict.fromkeys(GONE, Change.DELETED))
+    record(corpus, gone(GONE, Change.DELETED))
     _compact(corpus)
     before = files_of(Path(corpus.location))
     _compact(corpus)
@@ -72,7 +72,7 @@ def test_compact_again_changes_no_file(corpus: Corpus) -> None:
 
 
 def test_compact_leaves_out_what_is_gone_from_datasets_plan_and_index(corpus: Corpus) -> None:
-    record(corpus, dict.fromkeys(GONE, Change.DELETED))
+    record(corpus, gone(GONE, Change.DELETED))
     wanted = contents(corpus)
     done = _compact(corpus)
     assert done.indexes == ("a",)
@@ -102,7 +102,7 @@ def test_compact_with_new_tombstones_rewrites_only_the_files_that_hold_them(corp
             corpus.write_shard(name, shard, dataset(name, shard))
     _compact(corpus)
     before = files_of(Path(corpus.location))
-    record(corpus, {image_id(1, 2): Change.DELETED})
+    record(corpus, gone([image_id(1, 2)], Change.DELETED))
     wanted = contents(corpus)
     _compact(corpus)
     after = files_of(Path(corpus.location))
@@ -125,7 +125,7 @@ def test_compact_joins_small_merged_files_with_new_neighbours_and_never_over_a_g
 
 
 def test_compact_dry_run_writes_nothing_and_says_what_would_be_done(corpus: Corpus) -> None:
-    record(corpus, dict.fromkeys(GONE, Change.DELETED))
+    record(corpus, gone(GONE, Change.DELETED))
     before = files_of(Path(corpus.location))
     preview = _compact(corpus, dry_run=True)
     assert files_of(Path(corpus.location)) == before
@@ -138,17 +138,17 @@ def test_compact_dry_run_writes_nothing_and_says_what_would_be_done(corpus: Corp
 
 def test_compact_after_forgetting_removes_the_quarantine_too(corpus: Corpus) -> None:
     corpus.write_bytes(b"rotten", "quarantine", "items", "shard-0000000000.parquet")
-    record(corpus, {GONE[0]: Change.DELETED})
+    record(corpus, gone([GONE[0]], Change.DELETED))
     _compact(corpus)
     assert corpus.exists("quarantine")
-    record(corpus, {GONE[1]: Change.FORGOTTEN})
+    record(corpus, gone([GONE[1]], Change.FORGOTTEN))
     _compact(corpus)
     assert not corpus.exists("quarantine")
 
 
 def test_compact_with_every_item_gone_leaves_no_row_and_no_vector(corpus: Corpus) -> None:
     everything = [image_id(shard, row) for shard in range(SHARDS) for row in range(ROWS)]
-    record(corpus, dict.fromkeys(everything, Change.FORGOTTEN))
+    record(corpus, gone(everything, Change.FORGOTTEN))
     _compact(corpus)
     assert index.generations(corpus, "a") == []
     assert index.indexes(corpus) == []
@@ -235,7 +235,7 @@ def test_compact_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
     tmp_path: Path, every: int
 ) -> None:
     corpus = make_corpus(tmp_path / "corpus")
-    record(corpus, dict.fromkeys(GONE, Change.FORGOTTEN))
+    record(corpus, gone(GONE, Change.FORGOTTEN))
     wanted = contents(corpus)
     template = tmp_path / "template"
     shutil.copytree(corpus.location, template)
@@ -264,7 +264,7 @@ def _shrink_and_compact(location: str) -> None:
     """Items go and are compacted away, one after the other; two shards come between."""
     corpus = Corpus(location)
     for shard in range(SHARDS):
-        record(corpus, {image_id(shard, row): Change.DELETED for row in (0, 1)})
+        record(corpus, gone([image_id(shard, row) for row in (0, 1)], Change.DELETED))
         compact(CompactConfig(corpus=location))
         for name in DATASETS:
             corpus.write_shard(name, SHARDS + shard, dataset(name, SHARDS + shard))

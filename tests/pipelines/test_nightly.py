@@ -14,7 +14,6 @@ import pytest
 from pipelines import cli
 from pipelines.corpus import LOCK, Corpus
 from pipelines.index import current_generation, read_meta
-from pipelines.plan import planned_shards
 from stages.pocket import language
 from stages.pocket.corpus import Written, write_broken, write_pictures
 from stages.schemas import row_of, shard_of
@@ -87,13 +86,24 @@ def test_nightly_gives_every_file_one_row_in_every_dataset(photos: Photos, corpu
     items = _read(corpus, "items")
     assert set(items["uri"].to_pylist()) >= {*photos.truth, "no extension"}
     assert len(items) == PICTURES + BROKEN + 1
-    assert len(planned_shards(corpus)) == 4
     for dataset in DATASETS:
         assert _read(corpus, dataset)["image_id"].equals(items["image_id"])
     ids = items["image_id"].to_pylist()
-    assert [(shard_of(item), row_of(item)) for item in ids] == [
-        divmod(number, SHARD_ROWS) for number in range(len(ids))
-    ]
+    computed = [divmod(number, SHARD_ROWS) for number in range(PICTURES + BROKEN)]
+    assert [(shard_of(item), row_of(item)) for item in ids] == [*computed, (4, 0)]
+
+
+def test_nightly_with_two_files_of_the_same_bytes_computes_one_and_copies_it(corpus: Corpus) -> None:
+    items = _read(corpus, "items")
+    (copy,) = items.filter(pc.is_valid(items["reused_from"])).to_pylist()
+    (origin,) = items.filter(pc.equal(items["image_id"], copy["reused_from"])).to_pylist()
+    assert (origin["sha256"], origin["height"]) == (copy["sha256"], copy["height"])
+    for dataset in set(DATASETS) - {"items"}:
+        rows = [
+            _read(corpus, dataset).filter(pc.field("image_id") == one["image_id"]) for one in (origin, copy)
+        ]
+        first, second = (table.drop_columns(["image_id"]).to_pylist() for table in rows)
+        assert first == second
 
 
 def test_nightly_with_broken_files_keeps_them_as_rows_with_reasons(photos: Photos, corpus: Corpus) -> None:
@@ -163,7 +173,7 @@ def test_describe_counts_what_is_there(corpus: Corpus, capsys: pytest.CaptureFix
     datasets = {one["name"]: one for one in described["datasets"]}
     assert sorted(datasets) == DATASETS
     assert datasets["items"]["rows"] == PICTURES + BROKEN + 1
-    assert datasets["items"]["shards"] == 4
+    assert datasets["items"]["shards"] == 5
     assert sum(datasets["items"]["rejects"].values()) == BROKEN
     info = corpus.info("captions/pocket")
     assert info is not None
@@ -232,28 +242,13 @@ def test_nightly_with_new_files_works_on_those_only(more_photos: Path, copied: P
         name: state for name, state in before.items() if "shard-" in name
     }
     new = Corpus(str(copied))
-    assert {name: new.shards(name)[-1] for name in DATASETS} == dict.fromkeys(DATASETS, 4)
-    uris = new.read_shard("items", 4)["uri"].to_pylist()
+    assert {name: new.shards(name)[-1] for name in DATASETS} == dict.fromkeys(DATASETS, 5)
+    uris = new.read_shard("items", 5)["uri"].to_pylist()
     assert len(uris) == 5
     assert all(uri.startswith("new/") for uri in uris)
     generation = current_generation(new, "pocket")
     assert generation == "gen-000002"
     assert read_meta(new, "pocket", generation).vectors == PICTURES + 1 + 5
-
-
-def test_nightly_with_changed_and_deleted_files_says_how_many_and_keeps_their_rows(
-    more_photos: Path, photos: Photos, copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.rmtree(more_photos / "new")
-    first, second, third = (more_photos / uri for uri in list(photos.truth)[:3])
-    shutil.copy(second, first)
-    third.unlink()
-    before = _snapshot(copied)
-    assert _nightly(more_photos, copied, "cluster=local") == 0
-    assert _snapshot(copied) == before
-    said = capsys.readouterr().out
-    assert "1 files changed" in said
-    assert "1 are gone" in said
 
 
 def test_nightly_with_another_prompt_refuses_then_overwrites(photos: Photos, copied: Path) -> None:
@@ -339,14 +334,21 @@ def test_reading_a_folder_that_is_no_corpus_fails_in_one_line(
 
 def test_nightly_over_broken_files_only_ends_well_without_an_index(photos: Photos, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
-    assert _nightly(photos.folder / "broken", folder, "cluster=local", "tracking=off") == 0
+    words = ("cluster=local", "tracking=off", "max_reject_ratio=1")
+    assert _nightly(photos.folder / "broken", folder, *words) == 0
     corpus = Corpus(str(folder))
     assert len(corpus.read_shard("items", 0)) == BROKEN
     assert current_generation(corpus, "pocket") is None
     assert len(corpus.entries("runs")) == 1
     before = _snapshot(folder)
-    assert _nightly(photos.folder / "broken", folder, "cluster=local", "tracking=off") == 0
+    assert _nightly(photos.folder / "broken", folder, *words) == 0
     assert _snapshot(folder) == before
+
+
+def test_nightly_with_too_many_rejects_is_done_and_ends_with_code_3(photos: Photos, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    assert _nightly(photos.folder / "broken", folder, "cluster=local", "tracking=off") == 3
+    assert len(Corpus(str(folder)).read_shard("captions/pocket", 0)) == BROKEN
 
 
 def test_nightly_over_an_empty_folder_says_so_and_makes_no_shards(tmp_path: Path) -> None:

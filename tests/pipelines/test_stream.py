@@ -26,7 +26,7 @@ def _outcome(row: int) -> dict[str, str]:
 @pytest.fixture
 def stream() -> pa.Table:
     items = [{"image_id": item, "uri": f"{item}.jpg", **_outcome(row)} for row, item in enumerate(IDS)]
-    table = pa.Table.from_pylist(items, schema=schemas.ITEMS)
+    table = pa.Table.from_pylist(items, schema=schemas.ITEMS).drop_columns(["reused_from"])
     vectors = [{"embedding": v, **_outcome(row)} for row, v in enumerate([[1, 0, 0], None, [0, 1, 0]])]
     captions = [{"caption": None if row == 1 else f"c{row}", **_outcome(row)} for row in range(3)]
     answers = [
@@ -58,14 +58,14 @@ def test_dataset_rows_of_a_slice_have_the_schema_and_the_ids(stream: pa.Table, c
 
 def test_shard_with_a_missing_embedding_is_read_back_from_parquet(stream: pa.Table, tmp_path: Path) -> None:
     corpus = Corpus(str(tmp_path))
-    write_outputs(Flow(corpus, [], OUTPUTS), 0, stream)
+    write_outputs(Flow(corpus, [], OUTPUTS), 0, stream, {})
     read = corpus.read_shard("embeddings/e", 0)["embedding"].to_pylist()
     assert read == [[1, 0, 0], [None] * DIM, [0, 1, 0]]
 
 
 def test_write_outputs_counts_rows_rejects_and_totals(stream: pa.Table, tmp_path: Path) -> None:
     flow = Flow(Corpus(str(tmp_path)), [], OUTPUTS, totals=("patches",))
-    result = write_outputs(flow, 4, stream)
+    result = write_outputs(flow, 4, stream, {})
     assert (result.shard, result.rows) == (4, 3)
     assert result.rejects == {
         "items": {"truncated": 1},
@@ -88,5 +88,5 @@ def test_run_stages_keeps_the_seconds_of_earlier_steps_and_drops_columns(
     once = run_stages(stream, {"first": lambda shard: shard})
     twice = run_stages(once, {"second": lambda shard: shard}, drop=("patches", "absent"))
     assert "patches" not in twice.column_names
-    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice)
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice, {})
     assert list(result.seconds) == ["first", "second", "write"]

@@ -1,0 +1,60 @@
+"""What a night would do, and how long it may take: for `dry_run=true`. Writes nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.changes import Change
+from pipelines.config import NightlyConfig
+from pipelines.corpus import Corpus
+from pipelines.datasets import Product
+from pipelines.plan import planned_shards
+from pipelines.source_diff import SourceDiff
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Images by what became of them, and the rows that each dataset misses, new images included.
+
+    `seconds`: at the rate of the last run that worked on anything; None where there was none.
+    """
+
+    images: Mapping[str, int]
+    rows: Mapping[str, int]
+    seconds: float | None
+
+
+def forecast(
+    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], diff: SourceDiff
+) -> Forecast:
+    """What `nightly` would find to do."""
+    images = {
+        "new": len(diff.new) - diff.count(Change.REPLACED) - diff.count(Change.RETRIED),
+        "changed": diff.count(Change.REPLACED),
+        "moved": diff.count(Change.MOVED),
+        "deleted": diff.count(Change.DELETED),
+        "tried again": diff.count(Change.RETRIED),
+        "copies of others": diff.copies,
+        "left out, taken down": diff.banned,
+    }
+    planned = planned_shards(corpus)
+    rows = {}
+    for name in wanted:
+        done = set() if name in config.overwrite else set(corpus.shards(name))
+        missing = sum(shard.rows - len(shard.gone) for shard in planned if shard.shard not in done)
+        rows[name] = missing + len(diff.new)
+    rate = _last_rate(corpus)
+    most = max(rows.values(), default=0)
+    return Forecast(images, rows, most / rate if rate else None)
+
+
+def _last_rate(corpus: Corpus) -> float | None:
+    """Images a second of the last run that did any."""
+    for run in reversed(corpus.entries("runs")):
+        try:
+            metrics = json.loads(corpus.read_bytes("runs", run.base_name, "metrics.json"))
+            if metrics["images"]:
+                return float(metrics["images"] / metrics["seconds"])
+        except (FileNotFoundError, ValueError, KeyError):
+            continue  # a run that was killed left no numbers
+    return None

@@ -1,0 +1,122 @@
+"""Takedown: images leave search at once, their data at the next compaction, and never come back."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.changes import Change, gone, record, tombstones
+from pipelines.config import ConfigError, ForgetConfig
+from pipelines.corpus import Corpus
+from pipelines.forgotten import FORGOTTEN, remember, uri_digest
+from pipelines.lock import locked
+from pipelines.report import shows
+from pipelines.reuse import ITEMS
+from pipelines.source_diff import planned_items
+from stages.schemas import shard_of
+
+_PAGE = (
+    b"<!doctype html><meta charset=utf-8><title>Darkroom</title>"
+    b"<p>This page showed an image that was taken down. The numbers of the run are in metrics.json.</p>\n"
+)
+
+
+@dataclass(frozen=True)
+class Takedown:
+    """What a takedown did. `images`: gone with it, copies of the same bytes among them; `pages`: of reports.
+
+    `unknown`: what was asked for and is not in the corpus; URIs among it are kept out all the same.
+    """
+
+    images: int
+    copies: int
+    pages: int
+    unknown: tuple[str, ...] = ()
+
+
+def forget(config: ForgetConfig) -> Takedown:
+    """Takes down what one of the files names, with every image of the same bytes.
+
+    First what must not come back is remembered, then the tombstones are written, then report pages that
+    show it are emptied: killed in between, the same command goes on. Raises: ConfigError, LockedError.
+    """
+    asked = _asked(config)
+    with locked(Corpus(config.corpus), config.steal_lock) as corpus:
+        items = _items(corpus)
+        named = items.filter(pc.is_in(items[_column(config)].cast(pa.string()), pa.array(asked)))
+        alike = pc.is_in(items["sha256"], named["sha256"].drop_null().combine_chunks())
+        found = items.filter(pc.or_(alike, pc.is_in(items["image_id"], named["image_id"].combine_chunks())))
+        known = set(named[_column(config)].cast(pa.string()).to_pylist())
+        unknown = tuple(one for one in asked if one not in known)
+        ids, texts = found["image_id"].to_pylist(), _texts(corpus, found)
+        remember(corpus, _remembered(found, unknown if config.uris else ()))
+        already = set(tombstones(corpus).tolist())
+        record(corpus, gone(sorted(set(ids) - already), Change.FORGOTTEN))
+        pages = [path for path in _pages(corpus) if shows(corpus.read_bytes(path).decode(), ids, texts)]
+        for path in pages:
+            corpus.write_bytes(_PAGE, path)
+        return Takedown(len(found), len(found) - len(named), len(pages), unknown)
+
+
+def _column(config: ForgetConfig) -> str:
+    return "uri" if config.uris else "image_id" if config.ids else "sha256"
+
+
+def _asked(config: ForgetConfig) -> list[str]:
+    """The lines of the file, each once."""
+    file = str(config.uris or config.ids or config.sha256)
+    try:
+        lines = Path(file).expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    asked = list(dict.fromkeys(line for line in lines if line.strip()))
+    if not asked:
+        raise ConfigError(f"{file} names nothing: one a line is wanted")
+    if config.ids and (wrong := [one for one in asked if not one.isdecimal()]):
+        raise ConfigError(f"ids: {file} must hold image ids, got {wrong[0]!r}")
+    return asked
+
+
+def _items(corpus: Corpus) -> pa.Table:
+    """image_id, uri, size and sha256 of every item that was ever planned and is still on disk.
+
+    Also of those that are gone already: what was deleted may have to be forgotten.
+    """
+    planned = planned_items(corpus).select(["image_id", "uri", "size"])
+    tables = [corpus.read_shard(ITEMS, shard, ["image_id", "sha256"]) for shard in corpus.shards(ITEMS)]
+    if not tables:
+        return planned.append_column("sha256", pa.nulls(len(planned), pa.string()))
+    stored = pa.concat_tables(tables)
+    row = pc.index_in(planned["image_id"], stored["image_id"].combine_chunks())
+    return planned.append_column("sha256", stored["sha256"].take(row))
+
+
+def _remembered(found: pa.Table, uris: Sequence[str]) -> pa.Table:
+    digests = [uri_digest(uri) for uri in found["uri"].to_pylist()]
+    rows = found.drop_columns(["uri"]).append_column("uri_sha256", pa.array(digests, pa.string()))
+    strangers = [{"uri_sha256": uri_digest(uri)} for uri in uris]
+    return pa.concat_tables(
+        [rows.select(FORGOTTEN.names).cast(FORGOTTEN), pa.Table.from_pylist(strangers, schema=FORGOTTEN)]
+    )
+
+
+def _texts(corpus: Corpus, found: pa.Table) -> set[str]:
+    """What a page would say of these images: their URIs and captions."""
+    texts = set(found["uri"].to_pylist())
+    shards = {shard_of(item) for item in found["image_id"].to_pylist()}
+    for dataset in (name for name in corpus.datasets() if name.startswith("captions/")):
+        for shard in shards.intersection(corpus.shards(dataset)):
+            rows = corpus.read_shard(dataset, shard, ["image_id", "caption"])
+            rows = rows.filter(pc.is_in(rows["image_id"], found["image_id"].combine_chunks()))
+            texts.update(rows["caption"].drop_null().to_pylist())
+    return texts - {""}
+
+
+def _pages(corpus: Corpus) -> Iterator[str]:
+    """Report pages, those among MLflow's artifacts included, by their path below the corpus."""
+    for folder in ("runs", "mlflow"):
+        for info in corpus.entries(folder, recursive=True):
+            if info.base_name == "report.html":
+                yield info.path.removeprefix(corpus.path(""))

@@ -1,0 +1,100 @@
+"""Items that share the values of another item of the same bytes: copying, instead of computing again."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.corpus import Corpus
+from pipelines.plan import PlannedShard, read_planned
+from pipelines.stream import Copies, Flow, Output, ShardResult, commit, with_copies
+from stages.schemas import Status, shard_of
+
+ITEMS = "items"
+
+
+def item_digests(corpus: Corpus, ids: pa.Array) -> pa.Array:
+    """The stored `sha256` of items: string [ids], null where an item was not read or not decoded."""
+    wanted = ids.to_numpy(zero_copy_only=False)
+    present = set(corpus.shards(ITEMS))
+    tables = [
+        corpus.read_shard(ITEMS, shard, ["image_id", "sha256"])
+        for shard in sorted({shard_of(int(item)) for item in wanted} & present)
+    ]
+    if not tables:
+        return pa.nulls(len(ids), pa.string())
+    stored = pa.concat_tables(tables)
+    row = pc.index_in(ids, stored["image_id"].combine_chunks())
+    return stored["sha256"].combine_chunks().take(row)
+
+
+def copies_of(corpus: Corpus, planned: PlannedShard, outputs: Sequence[Output]) -> Copies:
+    """What the origins of a shard's items offer; an origin offers a dataset where all its rows are `ok`."""
+    if not planned.reuses:
+        return {}
+    rows = read_planned(corpus, planned)
+    rows = rows.filter(pc.is_valid(rows["reused_from"]))
+    return {output.dataset: _copies(corpus, rows, output) for output in outputs}
+
+
+def rows_to_compute(flow: Flow, planned: PlannedShard) -> pa.Table:
+    """The rows that a shard's stream starts from: image_id, uri, size, mtime_ns, and `expected_sha256`.
+
+    The last where `items` is there already: a file that changed since must not be described as what it was.
+    """
+    rows = still_to_compute(read_planned(flow.corpus, planned), copies_of(flow.corpus, planned, flow.outputs))
+    rows = rows.drop_columns(["reused_from"])
+    if any(output.dataset == ITEMS for output in flow.outputs):
+        return rows
+    return rows.append_column("expected_sha256", item_digests(flow.corpus, rows["image_id"].combine_chunks()))
+
+
+def still_to_compute(rows: pa.Table, copies: Copies) -> pa.Table:
+    """The plan rows that lack a copy in some dataset."""
+    lacking = pa.chunked_array([pa.repeat(not copies, len(rows))])
+    for table in copies.values():
+        copied = pc.is_in(rows["image_id"], table["image_id"].combine_chunks())
+        lacking = pc.or_(lacking, pc.invert(copied))
+    return rows.filter(lacking)
+
+
+def copy_shard(flow: Flow, planned: PlannedShard) -> ShardResult | None:
+    """Writes a shard of which everything can be copied; None, and nothing written, for any other."""
+    copies = copies_of(flow.corpus, planned, flow.outputs)
+    if not copies or len(still_to_compute(read_planned(flow.corpus, planned), copies)):
+        return None
+    start = time.perf_counter()
+    tables = {name: with_copies(table.slice(0, 0), table) for name, table in copies.items()}
+    commit(flow.corpus, planned.shard, tables)
+    copied = pc.count_distinct(next(iter(tables.values()))["image_id"]).as_py()
+    return ShardResult(
+        planned.shard, 0, {"copy": time.perf_counter() - start}, {name: {} for name in tables}, copied=copied
+    )
+
+
+def _copies(corpus: Corpus, rows: pa.Table, output: Output) -> pa.Table:
+    values = _values(corpus, rows["reused_from"].to_pylist(), output)
+    place = pa.table({"origin": values["image_id"], "place": np.arange(len(values))})
+    # Several items may share an origin, and an origin may have several rows: every item takes all of them.
+    pairs = rows.select(["image_id", "uri", "reused_from"]).join(
+        place, keys="reused_from", right_keys="origin", join_type="inner"
+    )
+    taken = values.take(pairs["place"])
+    for name in {"image_id", "uri", "reused_from"} & set(taken.column_names):
+        taken = taken.set_column(taken.column_names.index(name), output.schema.field(name), pairs[name])
+    return taken
+
+
+def _values(corpus: Corpus, origins: Sequence[int], output: Output) -> pa.Table:
+    """The rows of those origins that are there and `ok` in all of them."""
+    present = set(corpus.shards(output.dataset))
+    tables = [
+        corpus.read_shard(output.dataset, shard)
+        for shard in sorted({shard_of(origin) for origin in origins} & present)
+    ]
+    found = pa.concat_tables(tables) if tables else output.schema.empty_table()
+    found = found.filter(pc.is_in(found["image_id"], pa.array(origins, pa.int64())))
+    failed = found.filter(pc.not_equal(found["status"], Status.OK.value))["image_id"]
+    return found.filter(pc.invert(pc.is_in(found["image_id"], failed.combine_chunks())))

@@ -1,0 +1,233 @@
+"""The source as it is, held against the plan: what is new, what changed, what is gone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import journal, plan
+from pipelines.changes import CHANGES, Change, gone, read_changes
+from pipelines.corpus import Corpus
+from pipelines.forgotten import Forgotten
+from pipelines.plan import NEW, split_copies
+from pipelines.reuse import item_digests
+from stages.schemas import PLAN
+
+Digest: TypeAlias = Callable[[Sequence[str]], Sequence[str | None]]
+"""SHA-256 of the files of some URIs; None for one that cannot be read."""
+
+LISTING = pa.schema([field for field in PLAN if field.name in ("uri", "size", "mtime_ns")])
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What beside the source decides what is new. `limit`: of new items; `retry`: ids to be tried again.
+
+    `reuse`: whether byte-identical files share one computation, for which files of equal size are read.
+    """
+
+    limit: int | None = None
+    retry: Sequence[int] = ()
+    reuse: bool = True
+
+
+@dataclass(frozen=True)
+class SourceDiff:
+    """What a night has to take up. `new`: schema `plan.NEW`, by URI; `changes`: schema `CHANGES`.
+
+    `known`: items of the corpus before; `banned`: files left out because they were taken down.
+    """
+
+    new: pa.Table
+    changes: pa.Table
+    known: int
+    banned: int = 0
+
+    def count(self, change: Change) -> int:
+        return pc.sum(pc.equal(self.changes["change"], change.value)).as_py() or 0
+
+    @property
+    def copies(self) -> int:
+        """New items that share the values of another of the same bytes; retried ones are none."""
+        return len(split_copies(self.new)[1]) - self.count(Change.RETRIED)
+
+    @property
+    def live(self) -> int:
+        """Items of the corpus once the changes are made."""
+        return self.known + len(self.new) - len(self.changes) + self.count(Change.TOUCHED)
+
+
+def describe_diff(diff: SourceDiff) -> str:
+    """One line of what is not simply new; empty where there is nothing of the kind."""
+    parts = {
+        "changed": diff.count(Change.REPLACED),
+        "moved": diff.count(Change.MOVED),
+        "deleted": diff.count(Change.DELETED),
+        "tried again": diff.count(Change.RETRIED),
+        "left out because they were taken down": diff.banned,
+        "share the values of an identical one": diff.copies,
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+    return f"images: {told}" if told else ""
+
+
+def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -> SourceDiff:
+    """Writes nothing. `listing`: schema `LISTING`, one row a file; files are read through `digest`.
+
+    A file is changed where its size differs, or its time and then its bytes. One that is gone while the
+    same bytes are new elsewhere was moved.
+    """
+    planned, forgotten = planned_items(corpus), Forgotten(corpus)
+    live = planned.filter(pc.invert(planned["gone"]))
+    items, doubled = _newest(live)
+    listed = _held(listing.sort_by("uri"), items)
+    found, touched = _look_again(corpus, listed, digest)
+    allowed = found.filter(pc.invert(forgotten.has_uri(found["uri"])))
+    taken = allowed.slice(0, wishes.limit)
+    known = planned.filter(pc.invert(planned["forgotten"]))
+    read = _digested(taken, _worth_reading(taken, known if wishes.reuse else None, forgotten), digest)
+    new = read.filter(pc.invert(forgotten.has_bytes(read["sha256"])))
+    new = _with_origins(corpus, new, known, listed, digest) if wishes.reuse else _alone(new)
+    again = listed.filter(pc.is_in(listed["image_id"], pa.array(wishes.retry, pa.int64())))
+    again = again.filter(pc.invert(pc.is_in(again["uri"], found["uri"].combine_chunks())))
+    unseen = items.filter(pc.invert(pc.is_in(items["uri"], listing["uri"].combine_chunks())))
+    moved = pc.is_in(unseen["image_id"], new["reused_from"].combine_chunks())
+    taken_down = live.filter(forgotten.has_uri(live["uri"]))
+    changes = [
+        gone(taken_down["image_id"].to_pylist(), Change.FORGOTTEN),
+        gone(doubled["image_id"].to_pylist(), Change.REPLACED),
+        gone(read["image_id"].drop_null().to_pylist(), Change.REPLACED),
+        gone(unseen.filter(moved)["image_id"].to_pylist(), Change.MOVED),
+        gone(unseen.filter(pc.invert(moved))["image_id"].to_pylist(), Change.DELETED),
+        gone(again["image_id"].to_pylist(), Change.RETRIED),
+        touched,
+    ]
+    rows = pa.concat_tables([new.select(NEW.names).cast(NEW), _retried(again)]).sort_by("uri")
+    banned = len(found) - len(allowed) + len(read) - len(new)
+    return SourceDiff(rows, pa.concat_tables(changes), len(live), banned)
+
+
+def planned_items(corpus: Corpus) -> pa.Table:
+    """image_id, uri, size, mtime_ns of every planned item by id, as last seen; bools `gone`, `forgotten`."""
+    columns = ["image_id", *LISTING.names]
+    tables = [
+        corpus.read_parquet(plan.NAME, file, columns=columns) for file in journal.files(corpus, plan.NAME)
+    ]
+    items = pa.concat_tables(tables) if tables else PLAN.empty_table().select(columns)
+    changes = read_changes(corpus)
+    touched = pc.equal(changes["change"], Change.TOUCHED.value)
+    forgotten = pc.equal(changes["change"], Change.FORGOTTEN.value)
+    for name, rows in (("gone", pc.invert(touched)), ("forgotten", forgotten)):
+        ids = changes.filter(rows)["image_id"].combine_chunks()
+        items = items.append_column(name, pc.is_in(items["image_id"], ids))
+    return _touched(items, changes.filter(touched))
+
+
+def _touched(items: pa.Table, touched: pa.Table) -> pa.Table:
+    """With the size and the time that the source last said, the latest of several."""
+    latest = touched.take(pa.array(np.arange(len(touched))[::-1]))
+    row = pc.index_in(items["image_id"], latest["image_id"].combine_chunks())
+    for name in ("size", "mtime_ns"):
+        said = pc.coalesce(latest[name].take(row), items[name])
+        items = items.set_column(items.column_names.index(name), name, said)
+    return items
+
+
+def _newest(live: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """One item a URI, and the older ones: a night that was killed before it buried them left two."""
+    newest_first = live.sort_by([("image_id", "descending")])
+    first = pc.index_in(newest_first["uri"], newest_first["uri"].combine_chunks())
+    stands = pc.equal(first, pa.array(np.arange(len(live), dtype=np.int32)))
+    return newest_first.filter(stands), newest_first.filter(pc.invert(stands))
+
+
+def _held(listing: pa.Table, items: pa.Table) -> pa.Table:
+    """The listing with what is known of each file: image_id, known_size, known_mtime_ns; null where new."""
+    row = pc.index_in(listing["uri"], items["uri"].combine_chunks())
+    for name, column in (("image_id", "image_id"), ("known_size", "size"), ("known_mtime_ns", "mtime_ns")):
+        listing = listing.append_column(name, items[column].take(row))
+    return listing
+
+
+def _look_again(corpus: Corpus, listed: pa.Table, digest: Digest) -> tuple[pa.Table, pa.Table]:
+    """Files that are new or changed, with `sha256` where they had to be read; and those only touched.
+
+    Where the size is the same and the time is not, the bytes decide.
+    """
+    same_size = pc.equal(listed["known_size"], listed["size"])
+    same = pc.and_(same_size, pc.equal(listed["known_mtime_ns"], listed["mtime_ns"]))
+    doubtful = pc.and_(pc.or_(same_size, pc.equal(listed["known_size"], -1)), pc.invert(same))
+    doubtful = pc.fill_null(doubtful, False)
+    listed = _digested(listed, doubtful, digest)
+    rows = listed.filter(doubtful)
+    stored = item_digests(corpus, rows["image_id"].combine_chunks())
+    unchanged = pc.is_in(
+        listed["image_id"], rows.filter(_equal(rows["sha256"], stored))["image_id"].combine_chunks()
+    )
+    unchanged = pc.and_(unchanged, doubtful)
+    found = listed.filter(pc.invert(pc.or_(pc.fill_null(same, False), unchanged)))
+    touched = listed.filter(unchanged)
+    touched = touched.append_column("change", pa.repeat(Change.TOUCHED.value, len(touched)))
+    return found, touched.select(CHANGES.names).cast(CHANGES)
+
+
+def _equal(one: pa.ChunkedArray, other: pa.Array) -> pa.ChunkedArray:
+    """False where either is null."""
+    return pc.fill_null(pc.equal(one, other), False)
+
+
+def _digested(files: pa.Table, chosen: pa.ChunkedArray, digest: Digest) -> pa.Table:
+    """With `sha256` filled in for the chosen rows; kept where it is known already."""
+    known = "sha256" in files.column_names
+    before = files["sha256"].to_pylist() if known else [None] * len(files)
+    rows = np.flatnonzero([want and not have for want, have in zip(chosen.to_pylist(), before, strict=True)])
+    for row, found in zip(rows, digest(files["uri"].take(pa.array(rows)).to_pylist()), strict=True):
+        before[row] = found
+    files = files.drop_columns(["sha256"]) if known else files
+    return files.append_column("sha256", pa.array(before, pa.string()))
+
+
+def _worth_reading(files: pa.Table, known: pa.Table | None, forgotten: Forgotten) -> pa.ChunkedArray:
+    """bool [files]: of a size that other files have, of which only some can have the same bytes.
+
+    `known`: items to look for among; None: only files that were taken down are looked for.
+    """
+    sizes = files["size"]
+    worth = pc.is_in(sizes, forgotten.sizes)
+    if known is not None:
+        first = pc.index_in(sizes, sizes.combine_chunks())
+        shared = files["size"].filter(pc.not_equal(first, pa.array(np.arange(len(files), dtype=np.int32))))
+        for others in (shared, known["size"]):
+            worth = pc.or_(worth, pc.is_in(sizes, others.combine_chunks()))
+    return pc.and_(worth, pc.greater(sizes, 0))
+
+
+def _with_origins(
+    corpus: Corpus, new: pa.Table, known: pa.Table, listed: pa.Table, digest: Digest
+) -> pa.Table:
+    """With `reused_from`: the first known item of the same bytes, whose values are to be copied."""
+    read = new.filter(pc.is_valid(new["sha256"]))
+    alike = known.filter(pc.is_in(known["size"], read["size"].combine_chunks()))
+    digests = item_digests(corpus, alike["image_id"].combine_chunks())
+    # Planned by a night that was killed before it read them.
+    unread = pc.and_(pc.is_null(digests), pc.is_in(alike["uri"], listed["uri"].combine_chunks()))
+    unread = pc.and_(unread, pc.invert(alike["gone"]))
+    alike = _digested(alike.append_column("sha256", digests), unread, digest).sort_by("image_id")
+    row = pc.index_in(new["sha256"], alike["sha256"].combine_chunks(), skip_nulls=True)
+    return new.append_column("reused_from", alike["image_id"].take(row))
+
+
+def _alone(new: pa.Table) -> pa.Table:
+    """As `_with_origins` where nothing is to be shared."""
+    rows = new.drop_columns(["sha256"]).append_column("sha256", pa.nulls(len(new), pa.string()))
+    return rows.append_column("reused_from", pa.nulls(len(new), pa.int64()))
+
+
+def _retried(again: pa.Table) -> pa.Table:
+    """Their old ids are their origins: what is well there is kept."""
+    rows = again.rename_columns({"image_id": "reused_from"})
+    rows = rows.append_column("sha256", pa.nulls(len(rows), pa.string()))
+    return rows.select(NEW.names).cast(NEW)

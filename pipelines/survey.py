@@ -1,0 +1,80 @@
+"""What a night is up against before it starts: the source, the plan, and whether the two go together."""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.changes import Change, tombstones
+from pipelines.config import ConfigError, NightlyConfig, Source
+from pipelines.corpus import Corpus
+from pipelines.datasets import Product
+from pipelines.source_diff import LISTING, SourceDiff, Wishes, compare
+from stages.index.blas import check_installed
+from stages.index.config import choose_factory
+from stages.sources.digest import digest_files
+from stages.sources.folder import list_folder, open_folder
+
+
+def list_source(source: Source) -> pa.Table:
+    """Every image file, schema `LISTING`. Raises: ConfigError where the folder cannot be listed."""
+    try:
+        files = list(list_folder(*open_folder(source.path), source.extensions))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise ConfigError(f"source.path: {error}") from error
+    columns = zip(*files, strict=True) if files else ((), (), ())
+    return pa.table(list(map(pa.array, columns, LISTING.types)), schema=LISTING)
+
+
+def check_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], items: int) -> None:
+    """Whether the night can be worked through at all; writes nothing. `items`: in the source.
+
+    Raises: ConfigError, DriftError, IndexConfigError, FaissUnavailable.
+    """
+    for name in config.overwrite:
+        if name not in wanted:
+            raise ConfigError(f"overwrite must be of {', '.join(wanted)}, got {name}")
+    for product in wanted.values():
+        if product.name not in config.overwrite:
+            corpus.check(product.info)
+    if config.encoder is not None and config.index is not None:
+        check_installed()
+    for product in wanted.values():
+        if product.kind == "embeddings" and config.index is not None and items:
+            choose_factory(items, int(product.info.properties["dim"]), config.index)
+
+
+def survey(
+    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: pa.Table
+) -> SourceDiff:
+    """What is new, changed and gone; writes nothing, but reads files that may be copies of others.
+
+    Raises: ConfigError where so many items are gone that the source is more likely to be the wrong one.
+    """
+    source = config.source
+    retry = rejected_items(corpus, wanted, config.retry)
+    diff = compare(
+        corpus,
+        listing,
+        lambda uris: digest_files(source, source.how, uris),
+        Wishes(config.limit, retry, config.reuse),
+    )
+    deleted = diff.count(Change.DELETED)
+    if deleted > config.max_deleted_ratio * diff.known:
+        raise ConfigError(
+            f"source.path: {source.path} lacks {deleted:,} of the {diff.known:,} images of "
+            f"{corpus.location}: is it the right folder, and mounted? "
+            "If they are to go, set max_deleted_ratio=1"
+        )
+    return diff
+
+
+def rejected_items(corpus: Corpus, wanted: Mapping[str, Product], reasons: Sequence[str]) -> list[int]:
+    """Ids that have one of the reasons as their status in a wanted dataset, and are not gone."""
+    found: set[int] = set()
+    for name in wanted if reasons else ():
+        for shard in corpus.shards(name):
+            rows = corpus.read_shard(name, shard, ["image_id", "status"])
+            failed = rows.filter(pc.is_in(rows["status"], value_set=pa.array(reasons)))
+            found.update(failed["image_id"].to_pylist())
+    return sorted(found.difference(tombstones(corpus).tolist()))
