@@ -57,9 +57,31 @@ def read_changes(corpus: Corpus) -> pa.Table:
 
 def tombstones(corpus: Corpus) -> npt.NDArray[np.int64]:
     """The ids that are gone, int64 [n], ascending, each once."""
-    changes = read_changes(corpus)
+    return Gone(corpus).look()
+
+
+def _gone_in(changes: pa.Table) -> npt.NDArray[np.int64]:
     buried = changes.filter(pc.not_equal(changes["change"], Change.TOUCHED.value))
-    return np.unique(buried["image_id"].to_numpy())
+    ids: npt.NDArray[np.int64] = buried["image_id"].to_numpy()
+    return ids
+
+
+class Gone:
+    """The tombstones of a corpus that is open for long: another look reads only files that came since."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._read: set[str] = set()
+        self._ids = np.empty(0, np.int64)
+
+    def look(self) -> npt.NDArray[np.int64]:
+        """The ids that are gone at present, int64 [n], ascending; the same array while nothing changed."""
+        new = [file for file in journal.files(self._corpus, NAME) if file not in self._read]
+        if new:
+            found = [_gone_in(self._corpus.read_parquet(NAME, file)) for file in new]
+            self._ids = np.unique(np.concatenate([self._ids, *found]))
+            self._read.update(new)
+        return self._ids
 
 
 def without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:

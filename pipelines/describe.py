@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from pipelines.changes import tombstones, without
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.facts import Dataset
 
@@ -18,17 +19,15 @@ def describe(corpus: Corpus) -> list[Dataset]:
 
 
 def _describe(corpus: Corpus, name: str) -> Dataset:
-    info = corpus.info(name)
-    shards = corpus.shards(name)
-    rejects: Counter[str] = Counter()
-    rows = 0
+    """Without the rows of items that are gone, whether compaction has been there or not."""
+    info, gone = corpus.info(name), tombstones(corpus)
     has_status = info is not None and "status" in info.columns
-    for shard in shards:
+    shards, rows = 0, 0
+    rejects: Counter[str] = Counter()
+    for _, table in corpus.scan(name, ["image_id", "status"] if has_status else ["image_id"]):
+        kept = without(table, gone)
+        shards, rows = shards + 1, rows + len(kept)
         if has_status:
-            statuses = corpus.read_shard(name, shard, ["status"])["status"]
-            rejects.update(status for status in statuses.to_pylist() if status != "ok")
-            rows += len(statuses)
-        else:
-            rows += corpus.read_shard(name, shard, ["image_id"]).num_rows
+            rejects.update(status for status in kept["status"].to_pylist() if status != "ok")
     size = sum(entry.size or 0 for entry in corpus.entries(name))
-    return Dataset(name, len(shards), rows, dict(rejects), info.fingerprint if info else "", size)
+    return Dataset(name, shards, rows, dict(rejects), info.fingerprint if info else "", size)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.changes import tombstones, without
 from pipelines.corpus import Corpus
 from pipelines.facts import (
     Answer,
@@ -75,8 +76,9 @@ def _rejects(night: Night) -> Iterable[Reject]:
 def _examples(corpus: Corpus, dataset: str, reason: str, shards: Sequence[int]) -> tuple[Example, ...]:
     """Those whose item is good come first: that of others is bad everywhere, and known as such."""
     found: list[tuple[bool, Example]] = []
+    gone = tombstones(corpus)
     for shard in shards:
-        table = corpus.read_shard(dataset, shard, ["image_id", "status", "error"])
+        table = without(corpus.read_shard(dataset, shard, ["image_id", "status", "error"]), gone)
         bad = table.filter(pc.equal(table["status"], reason)).to_pylist()
         items = corpus.read_rows(ITEMS, [row["image_id"] for row in bad], ["uri", "status"]).to_pylist()
         found += [
@@ -99,8 +101,9 @@ def _choose_pictures(night: Night) -> list[int]:
     shards = sorted(set(night.tally.shards))
     some = sorted(generator.choice(shards, min(8, len(shards)), replace=False)) if shards else []
     ids: list[int] = []
+    gone = tombstones(night.corpus)
     for shard in some:
-        items = night.corpus.read_shard(ITEMS, int(shard), ["image_id", "status"])
+        items = without(night.corpus.read_shard(ITEMS, int(shard), ["image_id", "status"]), gone)
         ids += items.filter(pc.equal(items["status"], "ok"))["image_id"].to_pylist()
     count = min(night.config.report.pictures, len(ids))
     return sorted(int(item) for item in generator.choice(ids, count, replace=False)) if ids else []

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.changes import Gone
 from pipelines.composition import build
 from pipelines.config import SearchConfig
-from pipelines.corpus import Corpus, CorpusError
+from pipelines.corpus import Corpus, CorpusError, RowMissingError
 from pipelines.facts import Hit
 from pipelines.index import current_generation, open_index
 from pipelines.stream import Output, dataset_rows
 from stages.checkpoints import resolve, weights_digest
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, encoder_view
-from stages.index.search import Neighbours
+from stages.index.search import Neighbours, excluding
 from stages.index.search import search as search_index
 from stages.index.vectors import Ids, Vectors, vectors_of
 from stages.schemas import ROW_BITS, Status, embeddings, shard_of
@@ -51,6 +52,7 @@ def only_index(corpus: Corpus) -> str:
 class Searcher:
     """The current generation of an index, opened once. Scores are cosine similarities, exact.
 
+    Items that go later are left out from the next query on, and compaction disturbs no query.
     The models load at the first query that needs them. Raises: CorpusError, IndexDamaged.
     """
 
@@ -65,6 +67,8 @@ class Searcher:
                 f"index {name} is not of the present {self._dataset}: run darkroom nightly again"
             )
         self._info = info
+        self._gone = Gone(corpus)
+        self._left_out, self._selector = np.empty(0, np.int64), None
 
     @property
     def reads_text(self) -> bool:
@@ -73,7 +77,7 @@ class Searcher:
 
     def text(self, text: str, k: int) -> list[Hit]:
         """The `k` pictures that fit the text best. Raises: CorpusError, ModelLoadError."""
-        return self._hits(self._find(self._text_encoder.encode([text]), k))
+        return self._nearest(self._text_encoder.encode([text]), k)
 
     def image(self, file: str, k: int) -> list[Hit]:
         """The `k` pictures nearest to that of a file. Raises: CorpusError, ModelLoadError."""
@@ -85,18 +89,34 @@ class Searcher:
         row = dataset_rows(self._image_encoder(self._decoder(_one_row(file, data))), output)
         if row["status"][0].as_py() != Status.OK:
             raise CorpusError(f"{file} cannot be searched for: {row['error'][0].as_py()}")
-        return self._hits(self._find(vectors_of(row)[1], k))
+        return self._nearest(vectors_of(row)[1], k)
 
     def item(self, image_id: int, k: int) -> list[Hit]:
         """The `k` other pictures nearest to one of the corpus. Raises: CorpusError."""
+        if image_id in self._gone.look():
+            raise CorpusError(f"image_id {image_id} is gone from {self._corpus.location}")
         query = self._fetch(np.array([image_id], dtype=np.int64))
-        found = self._find(query, k + 1)
-        others = found.ids[0] != image_id
-        return self._hits(Neighbours(found.ids[:, others][:, :k], found.scores[:, others][:, :k]))
+        return self._nearest(query, k, other_than=image_id)
 
-    def _find(self, query: Vectors, k: int) -> Neighbours:
+    def _nearest(self, query: Vectors, k: int, other_than: int = -1) -> list[Hit]:
+        while True:
+            gone = self._gone.look()
+            try:
+                found = self._find(query, k + (other_than >= 0), gone)
+                others = found.ids[0] != other_than
+                return self._hits(Neighbours(found.ids[:, others][:, :k], found.scores[:, others][:, :k]))
+            except RowMissingError:
+                # Between the look and the reading of its rows an item went, and was compacted away.
+                if len(self._gone.look()) == len(gone):
+                    raise
+
+    def _find(self, query: Vectors, k: int, gone: Ids) -> Neighbours:
+        if gone is not self._left_out:
+            self._left_out, self._selector = gone, excluding(gone)
         candidates = k * self._meta.rerank
-        return search_index(self._index, query, k, candidates=candidates, fetch=self._fetch)
+        return search_index(
+            self._index, query, k, candidates=candidates, fetch=self._fetch, selector=self._selector
+        )
 
     def _fetch(self, ids: Ids) -> Vectors:
         """The stored vectors of ids int64 [n]: float16 [n, dim]."""
@@ -118,7 +138,7 @@ class Searcher:
         rows = np.minimum(np.searchsorted(stored, ids), max(len(stored) - 1, 0))
         missing = ids[stored[rows] != ids] if len(stored) else ids
         if len(missing):
-            raise CorpusError(f"{self._dataset} has no vector for image_id {missing[0]}")
+            raise RowMissingError(f"{self._dataset} has no vector for image_id {missing[0]}")
         return vectors[rows]
 
     def _hits(self, found: Neighbours) -> list[Hit]:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from stages.index.blas import import_faiss
-from stages.index.build import ivf_of
+from stages.index.build import ivf_of, nprobe_of
 from stages.index.vectors import Float32, Ids, VectorError, Vectors, unit_float32
 
 Fetch: TypeAlias = Callable[[Ids], Vectors]
@@ -36,17 +36,19 @@ def search(
     nprobe: int | None = None,
     candidates: int | None = None,
     fetch: Fetch | None = None,
+    selector: Any = None,
 ) -> Neighbours:
     """The `k` nearest vectors of each query [q, dim], which is of unit length.
 
     Visits `nprobe` lists, else as many as are stored with the index. With `fetch`, the best
     `candidates` by code are scored again with their stored vectors, and the scores are exact.
+    `selector`: of `excluding`; what it leaves out takes no candidate's place.
     Raises: VectorError.
     """
     unit = unit_float32(queries, index.d)
     if fetch is None:
-        return find_candidates(index, unit, k, nprobe)
-    found = find_candidates(index, unit, max(k, candidates or k), nprobe)
+        return find_candidates(index, unit, k, nprobe, selector)
+    found = find_candidates(index, unit, max(k, candidates or k), nprobe, selector)
     step = max(1, _BLOCK_BYTES // (4 * found.ids.shape[1] * index.d))
     blocks = [
         _rerank(unit[start : start + step], found.ids[start : start + step], k, fetch)
@@ -55,25 +57,45 @@ def search(
     return _stack(blocks) if blocks else Neighbours(found.ids[:, :k], found.scores[:, :k])
 
 
-def find_candidates(index: Any, queries: Float32, count: int, nprobe: int | None = None) -> Neighbours:
+def excluding(ids: Ids) -> Any:
+    """A faiss selector of all vectors but those of `ids`; None where there are none to leave out."""
+    if not len(ids):
+        return None
+    faiss = import_faiss()
+    left_out = faiss.IDSelectorBatch(np.ascontiguousarray(ids))
+    selector = faiss.IDSelectorNot(left_out)
+    selector.left_out = left_out  # faiss holds a bare pointer to it
+    return selector
+
+
+def find_candidates(
+    index: Any, queries: Float32, count: int, nprobe: int | None = None, selector: Any = None
+) -> Neighbours:
     """The nearest by code; the scores are estimates."""
     if count < 1:
         raise VectorError(f"at least 1 hit must be asked for, got {count}")
-    distances, ids = index.search(queries, count, params=_parameters(index, nprobe))
+    if selector is not None and nprobe is None:
+        nprobe = nprobe_of(index)
+    inner = _parameters(index, nprobe, selector)
+    if inner is not None and isinstance(index, import_faiss().IndexPreTransform):
+        # A name of its own: the outer parameters hold a bare pointer to the inner ones.
+        outer = import_faiss().SearchParametersPreTransform(index_params=inner)
+        distances, ids = index.search(queries, count, params=outer)
+    else:
+        distances, ids = index.search(queries, count, params=inner)
     # |a - b|^2 = 2 - 2 a.b for unit vectors.
     scores = np.where(ids < 0, -np.inf, 1 - distances / 2).astype(np.float32)
     return best_first(ids, scores, count)
 
 
-def _parameters(index: Any, nprobe: int | None) -> Any:
-    ivf = ivf_of(index)
-    if nprobe is None or ivf is None:
+def _parameters(index: Any, nprobe: int | None, selector: Any) -> Any:
+    """Of the flat or IVF index inside; None leaves all as it is stored."""
+    faiss, ivf = import_faiss(), ivf_of(index)
+    if ivf is None:
+        return None if selector is None else faiss.SearchParameters(sel=selector)
+    if nprobe is None:
         return None
-    faiss = import_faiss()
-    inner = faiss.SearchParametersIVF(nprobe=min(nprobe, ivf.nlist))
-    if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=inner)
-    return inner
+    return faiss.SearchParametersIVF(nprobe=min(nprobe, ivf.nlist), sel=selector)
 
 
 def best_first(ids: Ids, scores: Float32, k: int) -> Neighbours:

@@ -106,7 +106,8 @@ def contents(corpus: Corpus) -> dict[str, dict[int, pa.Table]]:
     """All datasets by shard, without the rows of items that are gone; and the plan, as shard 0 of `plan`."""
     gone = tombstones(corpus)
     found = {name: {n: without(table, gone) for n, table in corpus.scan(name)} for name in corpus.datasets()}
-    plans = [corpus.read_parquet("plan", info.base_name) for info in corpus.entries("plan")]
+    files = [info.base_name for info in corpus.entries("plan") if info.extension == "parquet"]
+    plans = [corpus.read_parquet("plan", file) for file in files]
     plan = pa.concat_tables([schemas.PLAN.empty_table(), *plans])
     return {**found, "plan": {0: without(plan, gone)}}
 

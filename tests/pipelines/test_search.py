@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.config import SearchConfig
+from pipelines.changes import Change, gone, record
+from pipelines.compact import compact
+from pipelines.config import CompactConfig, SearchConfig
 from pipelines.corpus import Corpus, CorpusError, DatasetInfo
-from pipelines.index import build
+from pipelines.index import build, current_generation, is_current
 from pipelines.search import Searcher, only_index, search
 from pipelines.stream import Output, dataset_rows
 from stages import schemas
@@ -92,7 +94,7 @@ def _write(corpus: Corpus, rows: pa.Table, what: EmbedConfig) -> None:
         "encoder": {"weights": weights_digest(Path(what.model))},
     }
     tables = {
-        "items": rows.select(schemas.ITEMS.names),
+        "items": dataset_rows(rows, Output("items", schemas.ITEMS)),
         "embeddings/tiny": dataset_rows(
             rows, Output("embeddings/tiny", schemas.embeddings(dim), "embedding")
         ),
@@ -233,3 +235,68 @@ def test_searcher_shard_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
 
     with pytest.raises(CorpusError, match="embeddings/tiny has no shard 1: run darkroom nightly again"):
         Searcher(made.corpus, "tiny").text("a cat", 3)
+
+
+def test_searcher_that_is_open_leaves_out_an_item_as_soon_as_it_is_gone(tmp_path: Path) -> None:
+    made = _make(tmp_path)
+    searcher = Searcher(made.corpus, "tiny")
+    ranked = [hit.image_id for hit in searcher.image(str(made.files[0]), 4)]
+
+    record(made.corpus, gone([ranked[0]], Change.DELETED))
+    assert [hit.image_id for hit in searcher.image(str(made.files[0]), 3)] == ranked[1:]
+    record(made.corpus, gone([ranked[2]], Change.FORGOTTEN))
+    record(made.corpus, gone([ranked[1]], Change.TOUCHED))
+    assert [hit.image_id for hit in searcher.image(str(made.files[0]), 2)] == [ranked[1], ranked[3]]
+    with pytest.raises(CorpusError, match=f"image_id {ranked[0]} is gone"):
+        searcher.item(ranked[0], 2)
+
+
+def test_searcher_that_is_open_answers_alike_before_and_after_compaction(tmp_path: Path) -> None:
+    made = _make(tmp_path)
+    searcher = Searcher(made.corpus, "tiny")
+    record(made.corpus, gone([made.id_of(0)], Change.FORGOTTEN))
+    before = [searcher.image(str(file), 3) for file in made.files]
+
+    compact(CompactConfig(corpus=made.corpus.location))
+
+    assert [searcher.image(str(file), 3) for file in made.files] == before
+    opened = Searcher(made.corpus, "tiny")
+    assert [opened.image(str(file), 3) for file in made.files] == before
+    assert opened.item(made.id_of(1), 3) == searcher.item(made.id_of(1), 3)
+
+
+def test_build_after_items_went_is_due_only_for_new_shards_and_leaves_them_out(tmp_path: Path) -> None:
+    made = _make(tmp_path)
+    record(made.corpus, gone([made.id_of(0)], Change.DELETED))
+
+    assert is_current(made.corpus, "tiny", IndexConfig())
+    assert build(made.corpus, "tiny", IndexConfig()).vectors == len(made.files) - 1
+    assert is_current(made.corpus, "tiny", IndexConfig())
+
+
+@pytest.mark.parametrize("file", ["meta.json", "index.faiss"])
+@pytest.mark.parametrize("torn", [True, False])
+def test_generation_without_one_of_its_files_is_not_current(tmp_path: Path, file: str, torn: bool) -> None:
+    made = _make(tmp_path)
+    path = tmp_path / "corpus" / "index" / "tiny" / "gen-000001" / file
+    if torn and file == "meta.json":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        path.unlink()
+
+    assert not is_current(made.corpus, "tiny", IndexConfig())
+    with pytest.raises(IndexDamaged, match="gen-000001"):
+        Searcher(made.corpus, "tiny")
+    build(made.corpus, "tiny", IndexConfig())
+    assert Searcher(made.corpus, "tiny").image(str(made.files[0]), 1)
+
+
+def test_current_with_a_flipped_bit_counts_as_absent(tmp_path: Path) -> None:
+    made = _make(tmp_path)
+    build(made.corpus, "tiny", IndexConfig())
+    path = tmp_path / "corpus" / "index" / "tiny" / "CURRENT"
+    good = path.read_bytes()
+    for position in range(len(good) - 1):
+        for bit in range(8):
+            path.write_bytes(good[:position] + bytes([good[position] ^ 1 << bit]) + good[position + 1 :])
+            assert current_generation(made.corpus, "tiny") is None, (position, bit)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.index.build import add, train
-from stages.index.search import search
+from stages.index.search import excluding, search
 from stages.index.vectors import Ids, VectorError, Vectors
 from tests.stages.index.clusters import Clusters, brute_force, make_clusters
 
@@ -112,3 +112,49 @@ def test_search_without_queries_is_empty() -> None:
 def test_search_for_no_hits_is_refused() -> None:
     with pytest.raises(VectorError, match="at least 1 hit"):
         search(_filled(CORPUS, "Flat"), CORPUS.vectors[:1], 0)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF32,SQ8", "IVF32,Flat", "PCA16,IVF32,SQ8"])
+@pytest.mark.parametrize("nprobe", [None, 32])
+def test_search_with_ids_left_out_finds_the_best_of_all_others(factory: str, nprobe: int | None) -> None:
+    index = _filled(CORPUS, factory)
+    queries = CORPUS.vectors[:20]
+    best = brute_force(CORPUS, queries, 10)[0]
+    left_out = np.unique(best)
+    kept = ~np.isin(CORPUS.ids, left_out)
+    rest = Clusters(CORPUS.ids[kept], CORPUS.vectors[kept])
+
+    # As many candidates as are left: were those left out counted among them, some others would be missing.
+    found = search(
+        index,
+        queries,
+        10,
+        nprobe=nprobe,
+        candidates=int(kept.sum()),
+        fetch=rest.fetch,
+        selector=excluding(left_out),
+    )
+
+    assert not np.isin(found.ids, left_out).any()
+    if nprobe is not None or factory == "Flat":
+        np.testing.assert_array_equal(found.ids, brute_force(rest, queries, 10)[0])
+    else:
+        everywhere = search(index, queries, 10, candidates=200, fetch=CORPUS.fetch)
+        assert (everywhere.ids >= 0).all()
+        assert (found.ids >= 0).all()
+
+
+def test_search_with_nothing_left_out_is_the_plain_search() -> None:
+    index = _filled(CORPUS, "IVF32,SQ8")
+
+    found = search(index, CORPUS.vectors[:20], 10, selector=excluding(np.empty(0, np.int64)))
+
+    np.testing.assert_array_equal(found.ids, search(index, CORPUS.vectors[:20], 10).ids)
+
+
+def test_search_with_an_id_that_is_not_there_left_out_is_the_plain_search() -> None:
+    index = _filled(CORPUS, "PCA16,IVF32,SQ8")
+
+    found = search(index, CORPUS.vectors[:20], 10, selector=excluding(np.array([1 << 60])))
+
+    np.testing.assert_array_equal(found.ids, search(index, CORPUS.vectors[:20], 10).ids)
