@@ -30,6 +30,7 @@ from pipelines.index import indexes
 from pipelines.legible import legible
 from pipelines.nightly import nightly, preview
 from pipelines.search import search
+from pipelines.source_diff import describe_diff
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
 from stages.generators.protocol import GenerationError
@@ -106,6 +107,8 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
     night = nightly(config, screen)
     if night.report is None:
         screen.print(f"nothing to do: {night.items:,} images, all of them in {', '.join(night.wanted)}")
+        if told := describe_diff(night.diff):
+            screen.print(told)
         _print_notes(screen, night.notes)
         return 0
     screen.print(terminal.summary(night.report))

@@ -177,13 +177,17 @@ class Compaction:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a run. `notes`: lines that a person should not miss, such as a tracking failure."""
+    """All of a run. `source`: what became of the images beside new ones, a line; empty for nothing.
+
+    `notes`: lines that a person should not miss, such as a tracking failure.
+    """
 
     pipeline: str
     run: str
     corpus: str
     started: datetime
     totals: Totals
+    source: str = ""
     outcome: Outcome = Outcome.COMPLETE
     stages: tuple[StageRow, ...] = ()
     rejects: tuple[Reject, ...] = ()

@@ -15,7 +15,7 @@ from pipelines.plan import planned_shards
 from pipelines.redact import redact
 from pipelines.report import render
 from pipelines.reuse import ITEMS
-from pipelines.source_diff import SourceDiff, describe_diff
+from pipelines.source_diff import SourceDiff
 from pipelines.stream import ShardResult
 from pipelines.tally import Tally
 from pipelines.terminal import ProgressDisplay
@@ -47,10 +47,7 @@ class Night:
         planned = {shard.shard for shard in planned_shards(corpus)}
         done = Counter({name: len(planned.intersection(corpus.shards(name))) for name in wanted})
         tally = Tally(dict.fromkeys(wanted, len(planned)), done)
-        night = cls(config, corpus, wanted, diff, tally)
-        if told := describe_diff(diff):
-            night.notes.append(told)
-        return night
+        return cls(config, corpus, wanted, diff, tally)
 
     @property
     def items(self) -> int:

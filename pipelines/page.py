@@ -28,6 +28,7 @@ from pipelines.night import Night
 from pipelines.report import thumbnail
 from pipelines.reuse import ITEMS
 from pipelines.search import Searcher
+from pipelines.source_diff import describe_diff
 from stages.base import Image, unpack_views
 from stages.decode import DecodeImages
 from stages.resize import Policy, ResizeConfig
@@ -49,6 +50,7 @@ def night_report(night: Night) -> Report:
         corpus=night.config.corpus,
         started=night.started,
         totals=Totals(night.items, night.tally.images, night.tally.rejected(ITEMS), night.seconds),
+        source=describe_diff(night.diff),
         outcome=Outcome.FAILED if night.failed else Outcome.COMPLETE,
         stages=night.tally.stages(),
         rejects=tuple(_rejects(night)),

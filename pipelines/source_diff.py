@@ -71,7 +71,7 @@ def describe_diff(diff: SourceDiff) -> str:
         "share the values of an identical one": diff.copies,
     }
     told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
-    return f"images: {told}" if told else ""
+    return f"of the images, {told}" if told else ""
 
 
 def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -> SourceDiff:

@@ -130,6 +130,8 @@ def summary(report: Report) -> RenderableType:
         f"{q.duration(totals.seconds)} ({q.rate(totals.items_per_s)} items/s), {totals.rejected:,} rejected."
     )
     parts: list[RenderableType] = [Text(legible(head))]
+    if report.source:
+        parts.append(Text(legible(report.source)))
     if report.stages:
         parts.append(_stage_table(report))
     if report.rejects:

@@ -49,6 +49,7 @@ def a_report(text: str, thumb: str) -> Report:
         corpus=text,
         started=datetime(2026, 11, 21, 2, 0, tzinfo=UTC),
         totals=Totals(items=1_234_567, new=48_212, rejected=567, seconds=3723.0),
+        source=text,
         outcome=Outcome.COMPLETE,
         stages=(StageRow(text, 48_212, 96.0, 31, 6), StageRow("write", 48_181, 20.0)),
         rejects=(Reject(text, 612, (Example(text, text),), text), Reject("too_large", 53)),
