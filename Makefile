@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 
 DEMO_PICTURES ?= 2000
 
-.PHONY: demo test check format bench clean help
+.PHONY: demo test test-slow check format bench clean help
 
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ demo: $(INSTALLED)   ## draws 2,000 pictures, develops them, searches them
 
 test: $(INSTALLED)   ## all tests but the slow ones
 	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)  ## the tests that take minutes: kills, nodes that die, thousands of damaged files
+	$(BIN)/pytest -m "slow and not gpu"
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .
