@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import cli
@@ -221,6 +222,38 @@ def test_forget_empties_the_report_pages_that_show_the_image(nights: Nights) -> 
         assert "twin" not in page
         assert victim.name not in page
         assert json.loads(nights.corpus.read_bytes("runs", run.base_name, "metrics.json"))
+
+
+def _says(path: Path, text: str) -> bool:
+    """Whether a file holds a text: in its bytes, and for Parquet, which is compressed, in its values."""
+    if path.suffix == ".parquet" and text in str(pq.read_table(path).to_pydict()):
+        return True
+    return text.encode() in path.read_bytes()
+
+
+def test_forget_and_compact_leave_no_trace_of_the_image_in_the_corpus(nights: Nights) -> None:
+    captions = {uri: row["caption"] for uri, row in nights.values("captions/pocket").items()}  # type: ignore[index]
+    uri, caption = next((u, c) for u, c in captions.items() if list(captions.values()).count(c) == 1)
+    secret = "a name that nothing else has.jpg"
+    (nights.photos / uri).rename(nights.photos / secret)
+    assert nights.run("tracking=mlflow", "report.searches=2", "captioner.name=second") == 0
+    root = Path(nights.corpus.location)
+    (root / "quarantine" / "items").mkdir(parents=True)
+    shutil.copy(next((root / "items").glob("shard-*")), root / "quarantine" / "items")
+
+    def holding(text: str) -> list[Path]:
+        return [path for path in root.rglob("*") if path.is_file() and _says(path, text)]
+
+    assert holding(secret)
+    assert holding(caption)
+    listed = nights.photos.parent / "takedown.txt"
+    listed.write_text(f"{secret}\n")
+    assert cli.main(["forget", f"corpus={root}", f"uris={listed}"]) == 0
+    assert cli.main(["compact", f"corpus={root}"]) == 0
+    assert [holding(secret), holding(uri), holding(caption)] == [[], [], []]
+    assert nights.run() == 0
+    assert [holding(secret), holding(caption)] == [[], []]
+    assert len(Searcher(nights.corpus, "pocket").text("a red circle", 100)) == PICTURES - 1
 
 
 @pytest.mark.parametrize(
