@@ -1,12 +1,14 @@
 """A source that is a folder of image files, on a disk or in a bucket."""
 
+import errno
 import logging
 import os
 import posixpath
+import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
@@ -23,6 +25,8 @@ EXTENSIONS = (
     *(".heic", ".heif", ".jxl"),
 )
 _SNIFFED = 32  # bytes that `sniff` needs
+# What a path that names no file is refused with: links in a circle, sockets, devices without a driver.
+_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG})
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _walk_bucket(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
 def _walk_disk(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
     """As _walk_bucket. Arrow's own walk enters linked folders, also for ever."""
     real = os.path.realpath(root)
-    for folder, _, names in os.walk(root):
+    for folder, _, names in os.walk(root, onerror=_skip_forbidden):
         for name in names:
             path = os.path.join(folder, name)
             if not os.path.isfile(path) or not _is_below(os.path.realpath(path), real):
@@ -117,8 +121,16 @@ def _walk_disk(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
             if not _is_text(uri):
                 _log.warning("skipped %a: its name is not UTF-8", uri)
                 continue
-            stat = os.stat(path)
-            yield File(uri, stat.st_size, stat.st_mtime_ns)
+            found = os.stat(path)
+            yield File(uri, found.st_size, found.st_mtime_ns)
+
+
+def _skip_forbidden(error: OSError) -> None:
+    """A folder that went away is no matter; one that the storage fails to list must not look empty."""
+    if isinstance(error, PermissionError):
+        _log.warning("skipped %a: it may not be listed", error.filename)
+    elif not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _is_below(path: str, root: str) -> bool:
@@ -131,8 +143,36 @@ def _is_text(name: str) -> bool:
 
 
 def _is_image(filesystem: fs.FileSystem, path: str) -> bool:
-    with filesystem.open_input_stream(path, compression=None) as stream:
-        return sniff(stream.read(_SNIFFED)) is not None
+    try:
+        with open_file(filesystem, path) as file:
+            return sniff(file.read(_SNIFFED)) is not None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+
+
+def open_file(filesystem: fs.FileSystem, path: str) -> Any:
+    """A file open for reading, with `read`, `seek` and `close`; whatever its name says, not decompressed.
+
+    Raises: FileNotFoundError for whatever is no file, NotADirectoryError, PermissionError; OSError where the
+    storage itself fails.
+    """
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return filesystem.open_input_file(path)
+    try:
+        return open(path, "rb", buffering=0, opener=_open_regular)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise FileNotFoundError(errno.ENOENT, "is no file", path) from error
+        raise
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Opening a pipe would wait for somebody who writes, and reading a device may never end.
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "is no file", path)
+    return descriptor
 
 
 class ReadFolder:
@@ -165,8 +205,10 @@ class ReadFolder:
         if path is None:
             return None, Status.MISSING.value, "the path leads out of the source folder"
         try:
-            with self._filesystem.open_input_file(path) as file:
-                data = file.read() if file.size() <= limit else None
+            with open_file(self._filesystem, path) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                data = file.read() if size <= limit else None
         except (FileNotFoundError, NotADirectoryError):
             return None, Status.MISSING.value, "the file is not there"
         except PermissionError:

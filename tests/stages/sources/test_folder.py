@@ -1,6 +1,9 @@
 """Tests of stages/sources/folder.py on real folders, and on a file system that is not the disk's."""
 
 import os
+import socket
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +177,41 @@ def test_read_folder_path_out_of_the_root_is_missing(tmp_path: Path, uri: str) -
     (tmp_path / "root" / "away").symlink_to(tmp_path, target_is_directory=True)
     (row,) = read(tmp_path / "root", uri)
     assert (row["status"], row["bytes"]) == ("missing", None)
+
+
+def _odd_entries(folder: Path) -> list[str]:
+    """What is in a folder under image names and is no file."""
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    (folder / "dangling.jpg").symlink_to(folder / "nothing.jpg")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(folder / "socket.jpg"))  # its name may have 107 bytes at most
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    names = ["pipe.jpg", "folder.jpg", "dangling.jpg", "loop.jpg", "socket.jpg", "device.jpg"]
+    with suppress(PermissionError):
+        os.mknod(folder / "zero.jpg", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+        names.append("zero.jpg")
+    return names
+
+
+def test_list_folder_what_is_no_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _odd_entries(tmp_path)
+    (tmp_path / "circle").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe")
+    write(tmp_path, **{"good.jpg": b"x"})
+    assert listed(tmp_path) == ["good.jpg"]
+
+
+def test_read_folder_what_is_no_file_is_missing_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = _odd_entries(tmp_path)
+    write(tmp_path, **{"good.jpg": b"x"})
+    rows = read(tmp_path, *names, "n" * 300 + ".jpg", "good.jpg")
+    assert [row["status"] for row in rows] == ["missing"] * (len(names) + 1) + ["ok"]
 
 
 def test_read_folder_name_of_an_archive_is_not_decompressed(tmp_path: Path) -> None:
