@@ -24,7 +24,7 @@ PICTURES, BROKEN, SEED, SHARD_ROWS = 13, 2, 31, 5
 QUESTION = "how many objects are there?"
 NIGHT = ("nightly", "cluster=local", "tracking=off", "index=exact", f"questions=[{QUESTION}]")
 STAGES = {
-    "DecodeImages": "decode",
+    "Isolated": "decode",
     "EmbedImages": "embed",
     "CaptionImages": "caption",
     "AnswerQuestions": "answer",

@@ -28,7 +28,7 @@ _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.li
 # The same through pyarrow, whose C++ code raises no audit events.
 _ARROW_CHANGES = ("create_dir", "delete_dir", "delete_dir_contents", "delete_file", "move", "copy_file")
 _STAGES = (
-    ("stages.decode", "DecodeImages"),
+    ("stages.isolate", "Isolated"),
     ("stages.embed", "EmbedImages"),
     ("stages.caption", "CaptionImages"),
     ("stages.answer", "AnswerQuestions"),
