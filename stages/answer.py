@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.base import Image, unpack_views
+from stages.base import Image, unpack_views, with_notes
 from stages.generators.image_text_to_text import load_generator, picture_view
 from stages.generators.protocol import Generator, GeneratorConfig, GeneratorRun, Request, generate_matched
 from stages.generators.records import failed, finished
@@ -44,8 +44,9 @@ class AnswerQuestions:
     """(rows with the view of `answer_view`, `status`, `error`) -> the same rows + `answers`.
 
     `answers` is an ANSWERS_COLUMN list in every row: one struct a question, in the order of the config,
-    `question_id` its place in there. Where the view is null the answers are null and their status is the
-    item's. Raises: ModelLoadError on construction; GenerationError.
+    `question_id` its place in there. Answers are null where the view is null, and their status then is the
+    item's, and where the model fails on the picture. Raises: ModelLoadError; GenerationError, and what the
+    model raises, if on any picture.
     """
 
     def __init__(self, config: AnswerConfig, run: GeneratorRun, view: str) -> None:
@@ -67,7 +68,8 @@ class AnswerQuestions:
                     for number, (question, result) in enumerate(zip(self._questions, found, strict=True))
                 ]
             )
-        return shard.append_column("answers", pa.array(answers, ANSWERS_COLUMN))
+        made = shard.append_column("answers", pa.array(answers, ANSWERS_COLUMN))
+        return with_notes(made, self._generator.notes)
 
     def _requests(self, images: Sequence[Image | None]) -> list[Request]:
         return [

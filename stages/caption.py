@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from stages.base import unpack_views
+from stages.base import unpack_views, with_notes
 from stages.generators.image_text_to_text import load_generator, picture_view
 from stages.generators.protocol import Generator, GeneratorConfig, GeneratorRun, Request, generate_matched
 from stages.generators.records import failed, finished
@@ -34,8 +34,9 @@ def caption_view(config: CaptionConfig) -> ResizeConfig:
 class CaptionImages:
     """(rows with the view of `caption_view`, `status`, `error`) -> the same rows + `caption`.
 
-    `caption` is a CAPTION_COLUMN struct in every row; where the view is null its text is null and the
-    status is the item's. Raises: ModelLoadError on construction; GenerationError.
+    `caption` is a CAPTION_COLUMN struct in every row. Its text is null where the view is null, and the status
+    then is the item's, and where the model fails on the picture. Raises: ModelLoadError; GenerationError, and
+    what the model raises, if on any picture.
     """
 
     def __init__(self, config: CaptionConfig, run: GeneratorRun, view: str) -> None:
@@ -53,4 +54,5 @@ class CaptionImages:
             finished(results[row], "caption") if row in results else failed(status, error)
             for row, (status, error) in enumerate(items)
         ]
-        return shard.append_column("caption", pa.array(captions, CAPTION_COLUMN))
+        made = shard.append_column("caption", pa.array(captions, CAPTION_COLUMN))
+        return with_notes(made, self._generator.notes)

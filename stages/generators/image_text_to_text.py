@@ -2,16 +2,19 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stages.base import Image
-from stages.checkpoints import quiet, read_json, resolve
+from stages.batching import Batches, Failure, OnOom
+from stages.checkpoints import Device, ModelLoadError, quiet, read_json, resolve
+from stages.generators.asked import AskedPicture, by_picture
 from stages.generators.loading import load_model
-from stages.generators.pictures import Encoded, Key, PictureEncoder, picture_key, to_pil
+from stages.generators.pictures import Encoded, Key, PictureEncoder, to_pil
 from stages.generators.prompts import Prompt, PromptRenderer
 from stages.generators.protocol import (
+    FailedRequest,
     FinishReason,
     GenerationError,
     GeneratorConfig,
@@ -88,7 +91,7 @@ class ImageTextToText:
 
         if run.threads is not None:
             torch.set_num_threads(run.threads)
-        self._config, self._batch_size = config, run.batch_size
+        self._config, self._run = config, run
         self._loaded = load_model(config, run)
         self._model, self._processor = self._loaded.model, self._loaded.processor
         self._render = PromptRenderer(self._processor)
@@ -96,49 +99,80 @@ class ImageTextToText:
         with torch.inference_mode(), quiet():
             able = encoder.can_encode(self._render("a"), self._render("is it red?"))
         self._encoder = encoder if able else None
+        self._batches = Batches[AskedPicture, list[Result]](
+            run.batch_size,
+            self._answer,
+            AskedPicture.blank,
+            self._answer_on_cpu if run.on_oom is OnOom.CPU else None,
+            self._forget_pictures,
+            fatal=(GenerationError, ModelLoadError),
+        )
 
     @property
     def encodes_once(self) -> bool:
         """Whether requests that share a picture share its encoding."""
         return self._encoder is not None
 
-    def generate(self, requests: Sequence[Request], /) -> list[Result]:
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._batches.notes
+
+    def generate(self, requests: Sequence[Request], /) -> list[Result | FailedRequest]:
         import torch
 
-        results: list[Result] = []
         with torch.inference_mode(), quiet():
-            for rows in self._parts(requests):
-                results.extend(self._generate_rows(rows))
+            pictures = sorted(by_picture(requests), key=self._cost)
+            if self._encoder:
+                self._encoder.keep_only(picture.key for picture in pictures)
+            outcomes = self._batches.run(pictures)
         self._render.forget()
-        return results
+        return [
+            result
+            for picture, outcome in zip(pictures, outcomes, strict=True)
+            for result in (picture.failed(outcome) if isinstance(outcome, Failure) else outcome)
+        ]
 
-    def _parts(self, requests: Sequence[Request]) -> Iterator[list[_Row]]:
-        """All rows of `batch_size` pictures at a time; pictures and prompts of similar size together."""
-        images, asked = _by_picture(requests)
+    def _cost(self, picture: AskedPicture) -> tuple[int, tuple[int, ...]]:
+        """By which pictures and prompts of similar size come together."""
+        return max(len(self._render(prompt)) for prompt in picture.prompts), picture.image.shape
+
+    def _answer(self, pictures: Sequence[AskedPicture], limit: int) -> list[list[Result]]:
+        """For each picture the results of all that is asked about it; `limit` rows a batch at most."""
+        encoded = self._encode(pictures)
+        rows = [
+            _Row(ids, picture.key, picture.image, self._render(prompt), encoded.get(picture.key))
+            for picture in pictures
+            for prompt, ids in picture.prompts.items()
+        ]
+        made = {result.id: result for result in self._generate_rows(rows, limit)}
+        return [[made[id] for id in picture.ids] for picture in pictures]
+
+    def _encode(self, pictures: Sequence[AskedPicture]) -> Mapping[Key, Encoded]:
+        if not self._encoder:
+            return {}
+        images = {picture.key: picture.image for picture in pictures}
+        return self._encoder.encode(images, self._render(next(iter(pictures[0].prompts))))
+
+    def _forget_pictures(self) -> None:
         if self._encoder:
-            self._encoder.keep_only(images)
+            self._encoder.keep_only(())
 
-        def cost(key: Key) -> tuple[int, tuple[int, ...]]:
-            return max(len(self._render(prompt)) for prompt in asked[key]), images[key].shape
+    def _answer_on_cpu(self, pictures: Sequence[AskedPicture], limit: int) -> list[list[Result]]:
+        return self._on_cpu._answer(pictures, limit)
 
-        ordered = sorted(images, key=cost)
-        for start in range(0, len(ordered), self._batch_size):
-            part = {key: images[key] for key in ordered[start : start + self._batch_size]}
-            pictures = self._encode(part, next(iter(asked[ordered[start]])))
-            yield [
-                _Row(ids, key, image, self._render(prompt), pictures.get(key))
-                for key, image in part.items()
-                for prompt, ids in asked[key].items()
-            ]
+    @functools.cached_property
+    def _on_cpu(self) -> "ImageTextToText":
+        """The same weights on the CPU, loaded by the first picture that comes, and kept."""
+        if self._model.device.type == "cpu":
+            return self
+        run = replace(self._run, device=Device.CPU, max_kept_mb=0, on_oom=OnOom.ROW)
+        return ImageTextToText(self._config, run)
 
-    def _encode(self, images: Mapping[Key, Image], prompt: str) -> Mapping[Key, Encoded]:
-        return self._encoder.encode(images, self._render(prompt)) if self._encoder else {}
-
-    def _generate_rows(self, rows: Sequence[_Row]) -> Iterator[Result]:
+    def _generate_rows(self, rows: Sequence[_Row], limit: int) -> Iterator[Result]:
         by_prompt = _same_prompts(rows)
         prefix = self._read_pictures(by_prompt[0]) if by_prompt else None
         if prefix is None:
-            for batch in self._batches(rows):
+            for batch in self._even(rows, limit):
                 yield from self._generate(batch)
             return
         length = prefix.get_seq_length()
@@ -157,11 +191,11 @@ class ImageTextToText:
         layers = getattr(cache, "layers", [None])
         return cache if all(type(layer) is DynamicLayer for layer in layers) else None
 
-    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Rows of similar length; those with encoded pictures apart from the others."""
+    def _even(self, rows: Sequence[_Row], limit: int) -> Iterator[list[_Row]]:
+        """Batches of rows of similar length; those with encoded pictures apart from the others."""
         batch: list[_Row] = []
         for row in sorted(rows, key=lambda row: (row.picture is None, len(row))):
-            if batch and (len(batch) == self._batch_size or not self._fit(batch[-1], row)):
+            if batch and (len(batch) == limit or not self._fit(batch[-1], row)):
                 yield batch
                 batch = []
             batch.append(row)
@@ -231,22 +265,6 @@ class ImageTextToText:
         for row, text, prompt, (end, reason) in zip(rows, texts, prompt_tokens, ends, strict=True):
             for id in row.ids:
                 yield Result(id, text.strip(), reason, prompt, end)
-
-
-def _by_picture(
-    requests: Sequence[Request],
-) -> tuple[dict[Key, Image], dict[Key, dict[str, list[int]]]]:
-    """The distinct pictures, and for each its distinct prompts with the ids of who asks them."""
-    images: dict[Key, Image] = {}
-    asked: dict[Key, dict[str, list[int]]] = {}
-    keys: dict[int, Key] = {}  # by object, so that a picture is digested once for all its prompts
-    for request in requests:
-        if id(request.image) not in keys:
-            keys[id(request.image)] = picture_key(request.image)
-        key = keys[id(request.image)]
-        images.setdefault(key, request.image)
-        asked.setdefault(key, {}).setdefault(request.prompt, []).append(request.id)
-    return images, asked
 
 
 def _same_prompts(rows: Sequence[_Row]) -> list[list[_Row]]:

@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from stages.base import Image
+from stages.batching import OnOom
 from stages.checkpoints import Device, Dtype
+from stages.schemas import Status
 
 
 class GenerationError(RuntimeError):
@@ -61,6 +63,9 @@ class GeneratorRun:
     max_kept_mb: int = (
         1024  # encoded images of the last shard, kept for the next stage on the device; 0: none
     )
+    on_oom: OnOom = (
+        OnOom.ROW
+    )  # an image that runs out of memory alone; cpu: needs memory for the weights there
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -91,13 +96,27 @@ class Result:
     completion_tokens: int
 
 
+@dataclass(frozen=True)
+class FailedRequest:
+    """A request that the model fails on: a status that is not `ok`, and one line that says why."""
+
+    id: int
+    status: Status
+    error: str
+
+
 class Generator(Protocol):
-    def generate(self, requests: Sequence[Request], /) -> list[Result]:
-        """One result for each request, in any order."""
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a person should know of how it runs."""
+        ...
+
+    def generate(self, requests: Sequence[Request], /) -> Sequence[Result | FailedRequest]:
+        """One result for each request, in any order. Raises: what the model raises on any picture."""
         ...
 
 
-def generate_matched(generator: Generator, requests: Sequence[Request]) -> list[Result]:
+def generate_matched(generator: Generator, requests: Sequence[Request]) -> list[Result | FailedRequest]:
     """Results in the order of the requests.
 
     Raises: GenerationError if a request has no result or several, or a result no request.

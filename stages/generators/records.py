@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from stages.generators.protocol import Result, clean
+from stages.generators.protocol import FailedRequest, Result, clean
 from stages.schemas import Status
 
 
-def finished(result: Result, text_field: str) -> dict[str, Any]:
+def finished(result: Result | FailedRequest, text_field: str) -> dict[str, Any]:
     """The fields of a result; its text goes into `text_field`."""
+    if isinstance(result, FailedRequest):
+        return failed(result.status, result.error)
     return {
         text_field: clean(result.text),
         "finish_reason": result.finish_reason.value,
@@ -18,5 +20,5 @@ def finished(result: Result, text_field: str) -> dict[str, Any]:
 
 
 def failed(status: str, error: str | None) -> dict[str, Any]:
-    """The item's own status; every other field is null."""
-    return {"status": status, "error": error}
+    """A status that is not `ok`, the item's own for one; every other field is null."""
+    return {"status": str(status), "error": error}

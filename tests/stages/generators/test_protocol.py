@@ -22,6 +22,8 @@ class Scripted:
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = ids
 
+    notes = ()
+
     def generate(self, requests: Sequence[Request], /) -> list[Result]:
         return [Result(id, f"text {id}", FinishReason.STOP, 1, 1) for id in self.ids]
 
