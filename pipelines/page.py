@@ -165,7 +165,7 @@ def _thumbnails(night: Night, ids: Sequence[int]) -> dict[int, str | None]:
 
 
 def _searches(night: Night, pictures: Sequence[Picture]) -> Iterable[SampleSearch]:
-    """The configured texts, or captions of the night; and one picture."""
+    """The configured texts, or captions of the night; and one picture that has a vector."""
     encoder, count = night.config.encoder, night.config.report.searches
     if encoder is None or not night.indexes or not count or not pictures:
         return
@@ -176,10 +176,10 @@ def _searches(night: Night, pictures: Sequence[Picture]) -> Iterable[SampleSearc
         texts = night.config.report.queries or tuple(captions)[:count]
     for text in texts:
         yield SampleSearch(text, _with_thumbnails(night, searcher.text(text, _HITS)))
-    picture = pictures[-1]
-    yield SampleSearch(
-        picture.uri, _with_thumbnails(night, searcher.item(picture.image_id, _HITS)), picture.thumbnail
-    )
+    ends = _column(night, "embeddings", [picture.image_id for picture in pictures], "status")
+    for picture in [one for one, end in zip(pictures, ends, strict=True) if end == Status.OK][-1:]:
+        hits = _with_thumbnails(night, searcher.item(picture.image_id, _HITS))
+        yield SampleSearch(picture.uri, hits, picture.thumbnail)
 
 
 def _with_thumbnails(night: Night, hits: Sequence[Hit]) -> tuple[Hit, ...]:

@@ -1,13 +1,16 @@
 """From the stream to the rows of datasets, and what is known of a shard when it is done."""
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipelines.corpus import Corpus
-from pipelines.stream import Flow, Output, dataset_rows, run_stages, write_outputs
+from pipelines.stream import Flow, Output, ShardResult, dataset_rows, run_stages, write_outputs
+from pipelines.tally import Tally
 from stages import schemas
+from stages.base import Stage, with_notes
 
 DIM = 3
 IDS = [5, 6, 7]
@@ -90,3 +93,37 @@ def test_run_stages_keeps_the_seconds_of_earlier_steps_and_drops_columns(
     assert "patches" not in twice.column_names
     result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice, {})
     assert list(result.seconds) == ["first", "second", "write"]
+
+
+def _notes(*notes: str) -> Stage:
+    return lambda shard: with_notes(shard, notes)
+
+
+def test_run_stages_gathers_what_each_stage_has_to_say_under_its_name(
+    stream: pa.Table, tmp_path: Path
+) -> None:
+    once = run_stages(stream, {"silent": lambda shard: shard, "first": _notes("a", "b"), "quiet": _notes()})
+    twice = run_stages(once, {"second": lambda shard: shard, "third": _notes("a")})
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice)
+    assert list(result.notes) == ["first: a", "first: b", "third: a"]
+
+
+def test_tally_keeps_each_note_once() -> None:
+    tally = Tally({"items": 2}, Counter())
+    for shard, notes in enumerate([["x: a"], ["x: a", "y: a"]]):
+        tally.add(ShardResult(shard, 3, {}, {"items": {}}, notes=notes))
+    assert tally.notes == ["x: a", "y: a"]
+
+
+def test_write_outputs_counts_what_fails_on_good_items_for_each_dataset(
+    stream: pa.Table, tmp_path: Path
+) -> None:
+    vectors = stream["embedding"].to_pylist()
+    vectors[2] = {"embedding": None, "status": "failed", "error": "no"}
+    column = pa.array(vectors, schemas.embedding_column(DIM))
+    worse = stream.set_column(stream.schema.get_field_index("embedding"), "embedding", column)
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, worse)
+    assert result.rejects["embeddings/e"] == {"failed": 1}
+    # Where another night wrote the items, their reasons are news.
+    alone = write_outputs(Flow(Corpus(str(tmp_path / "other")), [], OUTPUTS[1:2]), 0, worse)
+    assert alone.rejects == {"embeddings/e": {"truncated": 1, "failed": 1}}
