@@ -133,7 +133,7 @@ def write_outputs(flow: Flow, number: int, shard: pa.Table, copies: Copies) -> S
     }
     commit(flow.corpus, number, tables)
     seconds = seconds_of(shard) | {"write": time.perf_counter() - start}
-    rejects = _rejects(flow, shard, tables)
+    rejects = _rejects(flow, tables)
     totals = {name: float(pc.sum(shard[name]).as_py() or 0) for name in flow.totals}
     return ShardResult(number, len(shard), seconds, rejects, totals, notes_of(shard))
 
@@ -153,14 +153,14 @@ def commit(corpus: Corpus, number: int, tables: Mapping[str, pa.Table]) -> None:
         corpus.write_shard(dataset, number, table)
 
 
-def _rejects(flow: Flow, shard: pa.Table, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
-    good = shard.filter(pc.field("status") == Status.OK.value)["image_id"]
-    items_too = any(output.column is None for output in flow.outputs)
+def _rejects(flow: Flow, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, int]]:
+    itself = [tables[output.dataset] for output in flow.outputs if output.column is None]
+    bad = [table.filter(pc.field("status") != Status.OK.value)["image_id"] for table in itself]
     rejects = {}
     for output in flow.outputs:
         table = tables[output.dataset]
-        if items_too and output.column is not None:
-            table = table.filter(pc.is_in(table["image_id"], good))
+        if bad and output.column is not None:
+            table = table.filter(pc.invert(pc.is_in(table["image_id"], bad[0].combine_chunks())))
         rejects[output.dataset] = _reasons(table)
     return rejects
 

@@ -14,7 +14,7 @@ from pipelines.corpus import Corpus
 from stages.pocket.corpus import write_broken, write_pictures
 from tests.stages.poison import fault
 
-PICTURES, BROKEN, SEED = 6, 3, 29
+PICTURES, BROKEN, SEED = 12, 2, 29
 
 
 @dataclass(frozen=True)

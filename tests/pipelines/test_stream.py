@@ -104,7 +104,7 @@ def test_run_stages_gathers_what_each_stage_has_to_say_under_its_name(
 ) -> None:
     once = run_stages(stream, {"silent": lambda shard: shard, "first": _notes("a", "b"), "quiet": _notes()})
     twice = run_stages(once, {"second": lambda shard: shard, "third": _notes("a")})
-    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice)
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, twice, {})
     assert list(result.notes) == ["first: a", "first: b", "third: a"]
 
 
@@ -122,8 +122,8 @@ def test_write_outputs_counts_what_fails_on_good_items_for_each_dataset(
     vectors[2] = {"embedding": None, "status": "failed", "error": "no"}
     column = pa.array(vectors, schemas.embedding_column(DIM))
     worse = stream.set_column(stream.schema.get_field_index("embedding"), "embedding", column)
-    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, worse)
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, worse, {})
     assert result.rejects["embeddings/e"] == {"failed": 1}
     # Where another night wrote the items, their reasons are news.
-    alone = write_outputs(Flow(Corpus(str(tmp_path / "other")), [], OUTPUTS[1:2]), 0, worse)
+    alone = write_outputs(Flow(Corpus(str(tmp_path / "other")), [], OUTPUTS[1:2]), 0, worse, {})
     assert alone.rejects == {"embeddings/e": {"truncated": 1, "failed": 1}}
