@@ -26,6 +26,10 @@ class ClusterTooSmallError(CorpusError):
     """The actors that are asked for do not fit into the cluster."""
 
 
+class StepDiedError(CorpusError):
+    """The process of an actor step dies however often it is restarted, or cannot start."""
+
+
 class Backend(StrEnum):
     LOCAL = "local"
     RAY = "ray"
@@ -99,7 +103,7 @@ def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
         stream = _append(stream, step, len(shards))
     reusing = {planned.shard: planned for planned in shards if planned.reuses}
     written = stream.map_batches(partial(_write_shard, flow, reusing), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
-    with _plain_errors():
+    with _plain_errors(flow.steps):
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in batch["result"].to_pylist():
                 yield ShardResult(**json.loads(text))
@@ -110,6 +114,8 @@ _WHOLE_SHARDS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", 
 # become one task, and a decoder that crashes never takes a loaded model with it. Half a gigabyte is a shard
 # of photographs: 512 files of 200 kB and as many views of 384 x 512 pixels.
 _TASK: dict[str, Any] = {"num_cpus": 1, "memory": 512 * 1024 * 1024}
+# Of a model's process. Ray Data's own number has no end, and so has a night whose model dies of every shard.
+_RESTARTS = 3
 _WRITE_CPUS = 0.25  # compression of a shard's rows is milliseconds beside what made them
 
 
@@ -118,12 +124,15 @@ def _append(stream: Any, step: Step, shards: int) -> Any:
 
     if step.actors is None:
         return stream.map_batches(partial(_run_step_once, step), **_TASK, **_WHOLE_SHARDS)
-    return stream.map_batches(
-        _LoadedStep,
+    # `map_batches` itself refuses a GPU without a number of rows, which would cut and merge shards.
+    return stream.map_batches_internal(
+        type(step.name, (_LoadedStep,), {}),  # Ray says the name of the class when its process died
         fn_constructor_args=(step,),
         compute=ActorPoolStrategy(size=min(step.actors.count, shards)),
         num_cpus=step.actors.cpus,
         num_gpus=step.actors.gpus,
+        max_restarts=_RESTARTS,
+        max_task_retries=_RESTARTS,
         **_WHOLE_SHARDS,
     )
 
@@ -178,7 +187,7 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
         options["dashboard_host"] = "127.0.0.1"
     with _stderr_kept_back():
         ray.init(**options)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors it logs are raised as well
 
 
 def _require_room(steps: Sequence[Step], shards: int) -> None:
@@ -217,11 +226,20 @@ def _stderr_kept_back() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """What a stage raised in a worker, as itself rather than inside Ray's wrapping."""
+def _plain_errors(steps: Sequence[Step]) -> Iterator[None]:
+    """What a stage raised in a worker, as itself rather than inside Ray's wrapping; a death with its step."""
     import ray.exceptions
 
     try:
         yield
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
+    except ray.exceptions.ActorDiedError as error:
+        text = str(error)
+        name = next((step.name for step in steps if f"({step.name})" in text), "of a model")
+        if error.actor_init_failed:
+            raise StepDiedError(f"step {name} cannot start: {text.strip().splitlines()[-1]}") from None
+        raise StepDiedError(
+            f"step {name}: its process died, and {_RESTARTS} times more after a restart; "
+            "most often memory runs out or the model crashes, Ray's logs on that machine know more"
+        ) from None

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import IO
 
 import pyarrow as pa
@@ -20,8 +21,6 @@ import pyarrow as pa
 from stages.isolation.wire import Buffer, Made, Progress, Raised, Ready, Request, Verdict, receive, send
 
 _LOOK_EVERY_S = 1.0
-# A child dies with the thread that started it, so that thread must live as long as this process.
-_STARTER = ThreadPoolExecutor(1, thread_name_prefix="isolation")
 
 
 class IsolationError(Exception):
@@ -49,7 +48,7 @@ class Child:
         self._buffer, self._progress = Buffer(rows), Progress(progress)
         self._socket, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as said:
-            started = _STARTER.submit(_start, (theirs.fileno(), rows, progress), said)
+            started = _starter(os.getpid()).submit(_start, (theirs.fileno(), rows, progress), said)
             self._process = started.result()
             theirs.close()
             os.close(progress)
@@ -127,6 +126,15 @@ class Child:
         self._process.wait()
         self._socket.close()
         self._buffer.close()
+
+
+@cache
+def _starter(process: int) -> ThreadPoolExecutor:
+    """A thread of `process` (a forked one has none of its parent's) that lives as long as the process itself.
+
+    A child is ended with the thread that started it.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix=f"isolation of {process}")
 
 
 def _start(descriptors: Sequence[int], said: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from stages.base import Stage
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.resize import ResizeConfig
 from tests.stages.codecs.samples import encode
@@ -77,11 +78,11 @@ def _die_once(witness: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DiesBeforeAnyRow:
-    """A stage that ends its process at once."""
+class Killed:
+    """A stage whose process is killed whenever it is used, at no row of its own."""
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        os.kill(os.getpid(), signal.SIGABRT)
+        os.kill(os.getpid(), signal.SIGKILL)
         return shard
 
 
@@ -109,3 +110,9 @@ class ProcessIds:
         for name, number in (("process", os.getpid()), ("parent", os.getppid())):
             shard = shard.append_column(name, pa.array([number] * len(shard), pa.int64()))
         return shard
+
+
+def witnessed(folder: Path, make: Callable[..., Stage], *settings: Any) -> Stage:
+    """Makes a stage, and leaves a file in `folder` that says that a process did."""
+    (folder / str(os.getpid())).touch()
+    return make(*settings)

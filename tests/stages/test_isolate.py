@@ -81,19 +81,18 @@ def test_isolated_empty_shard_keeps_the_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "status", "error"),
+    ("file", "at", "status", "error"),
     [
-        (GOOD + deadly.SEGFAULT, "crashed", "decoding crashed: SIGSEGV"),
-        (GOOD + deadly.KILLED, "crashed", "decoding crashed: SIGKILL"),
-        (GOOD + deadly.EXIT, "crashed", "decoding crashed: exit code 3"),
-        (GOOD + deadly.HANG, "timeout", "decoding took longer than 0.5 s"),
-        (deadly.bomb(), "too_large", "decoding takes more memory than allowed"),
+        (GOOD + deadly.SEGFAULT, 0, "crashed", "decoding crashed: SIGSEGV"),
+        (GOOD + deadly.KILLED, 17, "crashed", "decoding crashed: SIGKILL"),
+        (GOOD + deadly.EXIT, 19, "crashed", "decoding crashed: exit code 3"),
+        (GOOD + deadly.HANG, 7, "timeout", "decoding took longer than 0.5 s"),
+        (deadly.bomb(), 15, "too_large", "decoding takes more memory than allowed"),
     ],
     ids=["segfault", "killed", "exit", "hang", "bomb"],
 )
-@pytest.mark.parametrize("at", [0, 7, 19], ids=["first", "middle", "last"])
-def test_isolated_poison_becomes_a_row_and_no_neighbour_changes(
-    file: bytes, status: str, error: str, at: int
+def test_isolated_deadly_image_becomes_a_row_and_no_neighbour_changes(
+    file: bytes, at: int, status: str, error: str
 ) -> None:
     good = _shard(*[GOOD] * 20)
     made = _isolated()(_shard(*[GOOD] * at, file, *[GOOD] * (19 - at)))
@@ -104,18 +103,21 @@ def test_isolated_poison_becomes_a_row_and_no_neighbour_changes(
     assert (row["view:small"], row["view:budget"], row["patches"]) == (None, None, 0)
 
 
-def test_isolated_many_poisons_in_a_shard_are_all_found() -> None:
+def test_isolated_many_deadly_images_in_a_shard_are_all_found() -> None:
     kinds = {deadly.SEGFAULT: "crashed", deadly.EXIT: "crashed", deadly.HANG: "timeout"}
-    tails = [list(kinds)[row % 3] if row % 6 in (1, 2) else b"" for row in range(30)]
+    tails = [b""] * 60
+    # Neighbours, the first, the last, and those at the seam of two requests.
+    for turn, row in enumerate((0, 5, 6, 7, 15, 16, 30, 44, 58, 59)):
+        tails[row] = list(kinds)[turn % 3]
     made = _isolated()(_shard(*[GOOD + tail for tail in tails]))
     assert made["status"].to_pylist() == [kinds.get(tail, "ok") for tail in tails]
     ok = [row for row, tail in enumerate(tails) if not tail]
-    assert _same(made.take(ok), _bare(_shard(*[GOOD] * 30)).take(ok))
+    assert _same(made.take(ok), _bare(_shard(*[GOOD] * 60)).take(ok))
 
 
-def test_isolated_shard_of_poison_only_ends() -> None:
-    made = _isolated()(_shard(*[GOOD + deadly.SEGFAULT] * 4))
-    assert made["status"].to_pylist() == ["crashed"] * 4
+def test_isolated_shard_of_deadly_images_only_ends() -> None:
+    made = _isolated()(_shard(*[GOOD + deadly.SEGFAULT] * 3))
+    assert made["status"].to_pylist() == ["crashed"] * 3
 
 
 def test_isolated_process_killed_from_outside_once_loses_no_row(tmp_path: Path) -> None:
@@ -142,8 +144,8 @@ def test_isolated_process_is_another_one_and_the_same_for_every_shard() -> None:
 
 
 def test_isolated_death_without_an_image_to_blame_is_an_error() -> None:
-    with pytest.raises(IsolationError, match="SIGABRT"):
-        _isolated({"dies": deadly.DiesBeforeAnyRow})(_shard(GOOD))
+    with pytest.raises(IsolationError, match="SIGKILL"):
+        _isolated({"killed": deadly.Killed})(_shard(GOOD))
 
 
 def test_isolated_stage_that_raises_raises_here() -> None:
