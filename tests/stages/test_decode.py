@@ -61,9 +61,8 @@ def test_decode_images_good_file_fills_every_column() -> None:
 
 def test_decode_images_columns_are_those_of_the_items_dataset() -> None:
     columns = decode(shard(encode(picture(), "PNG"))).schema
-    assert {field.name: field.type for field in ITEMS} == {
-        field.name: field.type for field in columns if field.name != "view:small"
-    }
+    of_items = {field.name: field.type for field in ITEMS if field.name != "reused_from"}
+    assert of_items == {field.name: field.type for field in columns if field.name != "view:small"}
 
 
 def test_decode_images_bad_files_cost_their_neighbours_nothing() -> None:
@@ -95,6 +94,27 @@ def test_decode_images_rows_that_the_source_lost_pass_through() -> None:
     assert result.column("error").to_pylist() == ["as the source says", None]
     assert result.column("sha256").to_pylist()[0] is None
     assert unpack_views(result, "small")[0] is None
+
+
+def test_decode_images_of_other_bytes_than_expected_are_changed() -> None:
+    good, other = encode(picture(), "PNG"), encode(photo(), "PNG")
+    digests = [hashlib.sha256(data).hexdigest() for data in (good, good, other)]
+    table = shard(good, good, good).append_column(
+        "expected_sha256", pa.array([digests[0], None, digests[2]], pa.string())
+    )
+    made = decode(table)
+    assert made["status"].to_pylist() == ["ok", "ok", "changed"]
+    assert made["error"].to_pylist() == [None, None, "the file is no longer the one that items describes"]
+    assert made["sha256"].to_pylist() == [digests[0]] * 3
+    assert [view is None for view in unpack_views(made, "small")] == [False, False, True]
+    assert made.column_names == decode(shard(good)).column_names
+
+
+def test_decode_images_reports_each_row_that_it_touches_and_the_end() -> None:
+    stage, seen = DecodeImages(DecodeConfig(), DecodeRun(), {}), list[int | None]()
+    stage.report_rows(seen.append)
+    stage(shard(encode(picture(), "PNG"), None, b"no image", status=["ok", "missing", "ok"]))
+    assert seen == [0, 2, None]
 
 
 def test_decode_images_refused_file_keeps_what_is_known_of_it() -> None:
@@ -225,6 +245,7 @@ def test_decode_images_leaves_the_settings_of_opencv_alone() -> None:
         (DecodeConfig, {"max_pixels": 0}, "decode.max_pixels must be at least 1, got 0"),
         (DecodeConfig, {"max_bytes": -5}, "decode.max_bytes must be at least 1, got -5"),
         (DecodeRun, {"memory_limit_mb": 0}, "decode.memory_limit_mb must be at least 1, got 0"),
+        (DecodeRun, {"timeout_s": 0}, "decode.timeout_s must be more than 0, got 0"),
     ],
 )
 def test_config_impossible_value_names_the_key(config: Any, values: dict[str, int], message: str) -> None:
