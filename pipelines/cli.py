@@ -1,6 +1,5 @@
 """`darkroom PIPELINE key=value …`"""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.forget import forget
 from pipelines.index import indexes
-from pipelines.legible import legible
+from pipelines.legible import legible, legible_json
 from pipelines.nightly import nightly, preview
 from pipelines.search import search
 from pipelines.source_diff import describe_diff
@@ -157,7 +156,7 @@ def _forget(config: ForgetConfig, screen: Console) -> int:
 
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
-        print(json.dumps(plain, indent=2, ensure_ascii=False))
+        print(legible_json(plain))
     else:
         screen.print(table)
 

@@ -1,6 +1,8 @@
 """Texts that come from data, made safe to look at."""
 
+import json
 import unicodedata
+from typing import Any
 
 MAX_CHARS = 2000
 
@@ -21,10 +23,23 @@ def legible(text: str, max_chars: int = MAX_CHARS) -> str:
     return "".join(map(_visible, text))
 
 
+def legible_json(value: Any) -> str:
+    """Indented JSON of the same value, with escapes for what `legible` would show otherwise."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    # Outside of strings JSON has none of these characters but the line feeds of its layout.
+    return "".join(char if char == "\n" or _is_visible(char) else json.dumps(char)[1:-1] for char in text)
+
+
+def _is_visible(char: str) -> bool:
+    return char in _JOINERS or unicodedata.category(char) not in _INVISIBLE
+
+
 def _visible(char: str) -> str:
     if char in "\n\r\t":
         return " "
-    if char in _JOINERS or unicodedata.category(char) not in _INVISIBLE:
+    if _is_visible(char):
         return char
     code = ord(char)
     if code < 0x20:
