@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
 from pipelines.index import current_generation, open_index
 from pipelines.plan import planned_shards, read_planned
@@ -23,6 +24,7 @@ from tests.pipelines.zygote import Ended, Order, Zygote
 PICTURES, BROKEN, SEED, SHARD_ROWS = 13, 2, 31, 5
 QUESTION = "how many objects are there?"
 NIGHT = ("nightly", "cluster=local", "tracking=off", "index=exact", f"questions=[{QUESTION}]")
+DATASETS = ("items", "embeddings/pocket", "captions/pocket", "answers/pocket")
 STAGES = {
     "Isolated": "decode",
     "EmbedImages": "embed",
@@ -30,7 +32,7 @@ STAGES = {
     "AnswerQuestions": "answer",
 }
 # Whole or absent: they say what can be found out again.
-STATE_FILES = ("dataset.json", "CURRENT", "metrics.json", "LOCK")
+STATE_FILES = ("dataset.json", "CURRENT", "meta.json", "metrics.json", "LOCK")
 # A process that lost its parent has to notice it by itself.
 ORPHANED_S = 5.0
 
@@ -99,14 +101,21 @@ def first_night(zygote: Zygote, folder: Path) -> Scene:
 
 @pytest.fixture(scope="module")
 def second_night(zygote: Zygote, folder: Path, first_night: Scene) -> Scene:
-    """Over new, changed and deleted pictures."""
+    """Over new, changed, moved and deleted pictures, and a copy."""
     photos = folder / "photos of the second night"
     shutil.copytree(folder / "photos", photos)
     write_pictures(photos / "new", 4, SEED + 1)
-    changed, deleted, other = sorted(photos.glob("shapes/**/*.*"))[:3]
-    changed.write_bytes(other.read_bytes())
+    changed, deleted, moved, copied = sorted(photos.glob("shapes/**/*.*"))[:4]
+    changed.write_bytes(copied.read_bytes() + b"\n")
     deleted.unlink()
+    moved.rename(photos / "new" / moved.name)
+    shutil.copy(copied, photos / "new" / f"copy of {copied.name}")
     return _scene(zygote, (*NIGHT, f"source.path={photos}"), first_night.after, folder / "second")
+
+
+@pytest.fixture(scope="module")
+def compaction(zygote: Zygote, folder: Path, second_night: Scene) -> Scene:
+    return _scene(zygote, ("compact",), second_night.after, folder / "compact")
 
 
 def _place(event: str) -> str:
@@ -157,7 +166,7 @@ def _shards(corpus: Path) -> dict[str, tuple[int, bytes]]:
     return {
         path.relative_to(corpus).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
         for path in corpus.rglob("*.parquet")
-        if not path.name.startswith(".")
+        if path.name.startswith(("shard-", "merged-"))
     }
 
 
@@ -192,6 +201,17 @@ def _index(folder: Path) -> bytes | None:
     return corpus.read_bytes("index", "pocket", generation, "index.faiss")
 
 
+def _rows(corpus: Corpus, dataset: str) -> pa.Table:
+    return pa.concat_tables(corpus.read_shard(dataset, shard) for shard in corpus.shards(dataset))
+
+
+def _ids(folder: Path) -> set[int]:
+    """The items that have a row in every dataset."""
+    corpus = Corpus(str(folder))
+    rows = (_rows(corpus, dataset)["image_id"].to_pylist() for dataset in DATASETS)
+    return set.intersection(*map(set, rows))
+
+
 def _kill_and_run_again(zygote: Zygote, scene: Scene, kill: Kill, corpus: Path) -> str:
     """Returns the phase in which the command died."""
     if scene.before is not None:
@@ -202,10 +222,12 @@ def _kill_and_run_again(zygote: Zygote, scene: Scene, kill: Kill, corpus: Path) 
     phase = _place(_events(corpus)[-1]) if killed.code and _events(corpus) else "start or end"
     finished = _shards(corpus)
     _index(corpus)
+    if scene.before is not None:
+        assert _ids(scene.before) - set(tombstones(Corpus(str(corpus))).tolist()) <= _ids(corpus)
     again = _run(zygote, scene.words, corpus, Kill())
     assert again.code == 0, _said(corpus)
     after = _shards(corpus)
-    assert [name for name in finished if finished[name] != after.get(name)] == []
+    assert [name for name in finished.keys() & after.keys() if finished[name] != after[name]] == []
     _assert_same(corpus, scene.after)
     shutil.rmtree(corpus)
     return "torn " + phase if kill.torn_at is not None else phase
@@ -222,15 +244,11 @@ def _kill_all(zygote: Zygote, scene: Scene, kills: Sequence[Kill], folder: Path)
     print(f"\n{len(kills)} kills:", ", ".join(f"{count} x {phase}" for phase, count in phases.most_common()))
 
 
-def _rows(corpus: Corpus, dataset: str) -> pa.Table:
-    return pa.concat_tables(corpus.read_shard(dataset, shard) for shard in corpus.shards(dataset))
-
-
 def test_undisturbed_night_has_one_row_for_each_item(first_night: Scene) -> None:
     corpus = Corpus(str(first_night.after))
     planned = pa.concat_tables(read_planned(corpus, shard) for shard in planned_shards(corpus))
     assert len(planned) == PICTURES + BROKEN
-    for dataset in ("items", "embeddings/pocket", "captions/pocket", "answers/pocket"):
+    for dataset in DATASETS:
         assert _rows(corpus, dataset)["image_id"].equals(planned["image_id"]), dataset
 
 
@@ -250,6 +268,15 @@ def test_night_over_a_changed_folder_killed_at_any_moment_and_run_again_is_as_un
     zygote: Zygote, second_night: Scene, tmp_path: Path, kills: tuple[int, int, int]
 ) -> None:
     _kill_all(zygote, second_night, _kills(second_night, *kills, seed=SEED), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kills", [(3, 1, 0), pytest.param((24, 6, 4), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_compaction_killed_at_any_moment_and_run_again_is_as_undisturbed(
+    zygote: Zygote, compaction: Scene, tmp_path: Path, kills: tuple[int, int, int]
+) -> None:
+    _kill_all(zygote, compaction, _kills(compaction, *kills, seed=SEED), tmp_path)
 
 
 @pytest.mark.parametrize("part", [0, 0.5], ids=["empty", "half"])
@@ -272,7 +299,7 @@ def test_night_over_torn_state_files_repairs_them(
 
 
 @pytest.mark.parametrize("part", [0, 0.5], ids=["empty", "half"])
-@pytest.mark.parametrize("folder_name", ["plan"])
+@pytest.mark.parametrize("folder_name", ["plan", "changes"])
 def test_night_over_a_torn_journal_fails_in_one_line_that_names_it(
     zygote: Zygote, second_night: Scene, tmp_path: Path, folder_name: str, part: float
 ) -> None:
