@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipelines import terminal
+from pipelines import interrupt, terminal
 from pipelines.compact import compact
 from pipelines.config import (
     PIPELINES,
@@ -26,6 +26,7 @@ from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.forget import forget
 from pipelines.index import indexes
+from pipelines.interrupt import interruptible
 from pipelines.legible import legible, legible_json
 from pipelines.nightly import nightly, preview
 from pipelines.search import search
@@ -39,7 +40,9 @@ from stages.index.files import IndexDamaged
 from stages.index.vectors import VectorError
 from stages.isolation.process import IsolationError
 
-FAILED, WRONG_CONFIGURATION, OVER_REJECT_RATIO, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_CONFIGURATION, OVER_REJECT_RATIO, INTERRUPTED = 1, 2, 3, interrupt.EXIT_CODE
+
+_RESUME = "interrupted; the same command goes on where this one stopped"
 
 # What ends a run in one line; anything else is a fault of Darkroom's and shows its traceback.
 _FAILURES = (
@@ -84,13 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(pipeline: str, overrides: Sequence[str]) -> int:
     screen = terminal.console()
     try:
-        return _PIPELINES[pipeline](load(pipeline, overrides), screen)
+        with interruptible(f"darkroom: {_RESUME}"):
+            return _PIPELINES[pipeline](load(pipeline, overrides), screen)
     except (ConfigError, IndexConfigError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
     except _FAILURES as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on where this one stopped", INTERRUPTED)
+        return INTERRUPTED
 
 
 def _complain(text: str, code: int) -> int:

@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -185,9 +187,23 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
         options["num_cpus"] = math.ceil((cluster.cpus or os.cpu_count() or 1) + actors + 1)
         options["include_dashboard"] = cluster.dashboard
         options["dashboard_host"] = "127.0.0.1"
-    with _stderr_kept_back():
+    with _stderr_kept_back(), _signals_kept():
         ray.init(**options)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors it logs are raised as well
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray's C++ core takes SIGTERM for a crash of its own and aborts the process with a stack trace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _require_room(steps: Sequence[Step], shards: int) -> None:

@@ -24,6 +24,8 @@ from pipelines.redact import redact, redact_text
 
 GRACE_S = 60.0
 """How long the end of a run waits for its records: the first run of a corpus creates a schema (10 s)."""
+INTERRUPTED_GRACE_S = 3.0
+"""The same for an interrupted run, which has 8 s for everything; its records end without it."""
 
 _ROOT = Path(__file__).resolve().parents[1]
 # MLflow's own are 7 retries of 120 s. A user's settings win.
@@ -117,17 +119,23 @@ class Tracker:
     ) -> None:
         if self._process is None:
             return
-        self._write({"do": "end", "status": _status(kind), "time_ms": _now_ms()})
+        status = _status(kind)
+        self._write({"do": "end", "status": status, "time_ms": _now_ms()})
         try:
-            self._replies += self._process.communicate(timeout=GRACE_S)[0]
-            self._read_replies()
-            if self._process.returncode and not self.failure:
-                self._fail(f"the tracking process ended with code {self._process.returncode}")
+            self._finish(INTERRUPTED_GRACE_S if status == "KILLED" else GRACE_S)
         except subprocess.TimeoutExpired:
-            self._fail(f"the tracking server did not take the records within {GRACE_S:.0f} s")
-        finally:
-            self._process.kill()
-            self._process.wait()
+            # Of an interrupted run it is left alone: it has all it needs, and a session of its own.
+            if status != "KILLED":
+                self._fail(f"the tracking server did not take the records within {GRACE_S:.0f} s")
+                self._process.kill()
+                self._process.wait()
+
+    def _finish(self, grace_s: float) -> None:
+        assert self._process is not None
+        self._replies += self._process.communicate(timeout=grace_s)[0]
+        self._read_replies()
+        if self._process.returncode and not self.failure:
+            self._fail(f"the tracking process ended with code {self._process.returncode}")
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Numbers at a step of the run, such as `{"embed/items_per_s": 812.0}`."""
