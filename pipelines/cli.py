@@ -1,5 +1,6 @@
 """`darkroom PIPELINE key=value …`"""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -70,8 +71,18 @@ _USAGE = """darkroom PIPELINE key=value …
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0 when all went well, 1 when it failed, 2 for a wrong configuration,
-    3 when it is done and too many images were rejected."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    3 when it is done and too many images were rejected, 130 when it was interrupted."""
+    try:
+        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`| head -1`). Python would complain once more as it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    return code
+
+
+def _dispatch(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE)
         return 0 if words else WRONG_CONFIGURATION
@@ -91,6 +102,8 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
             return _PIPELINES[pipeline](load(pipeline, overrides), screen)
     except (ConfigError, IndexConfigError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
+    except BrokenPipeError:
+        raise
     except _FAILURES as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:

@@ -96,21 +96,21 @@ class _Interruption:
 def _watched(interruption: _Interruption) -> Iterator[None]:
     read, write = os.pipe()
     os.set_blocking(write, False)
+    watch = threading.Thread(target=interruption.watch, args=(read,), daemon=True)
+    watch.start()
+    woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, interruption.raise_once)
-    woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    watch = threading.Thread(target=interruption.watch, args=(read,), daemon=True)
-    watch.start()
     try:
         yield
     finally:
         # Once signalled, the thread watches over the exit of the interpreter too.
         if not interruption.signalled:
-            signal.set_wakeup_fd(woken)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(woken)
             os.close(write)
             watch.join()
             os.close(read)

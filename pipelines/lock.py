@@ -93,8 +93,8 @@ def _folder_locked(root: Path, steal: bool) -> Iterator[Holder]:
     try:
         _take_folder(descriptor, root, steal)
         me = Holder.here()
-        _rewrite(descriptor, me.text)
         try:
+            _rewrite(descriptor, me.text)
             yield me
         finally:
             if Holder.parse(_read(descriptor)) == me:
@@ -142,10 +142,10 @@ def _bucket_locked(corpus: Corpus, steal: bool) -> Iterator[Holder]:
     if holder and not _is_dead(holder) and (holder.is_here or not steal):
         raise _held(corpus.location, holder, holder.is_here, steal)
     me = Holder.here()
-    corpus.write_bytes(me.text, LOCK)
-    if (winner := _bucket_holder(corpus)) != me:
-        raise _held(corpus.location, winner)
     try:
+        corpus.write_bytes(me.text, LOCK)
+        if (winner := _bucket_holder(corpus)) != me:
+            raise _held(corpus.location, winner)
         yield me
     finally:
         if _bucket_holder(corpus) == me:

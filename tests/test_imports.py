@@ -21,7 +21,7 @@ DOORS = {
 STAGES = {"decode", "embed", "caption", "answer", "count", "isolate", "sources.folder"}
 # What a pipelines module may import of its own package: only names further left.
 LAYERS = [
-    {"redact", "legible", "quantities", "provenance", "facts", "composition", "files", "shards"},
+    {"interrupt", "redact", "legible", "quantities", "provenance", "facts", "composition", "files", "shards"},
     {"identity", "report", "terminal", "recorder"},
     {"corpus"},
     {"journal", "lock", "tracking", "stream"},

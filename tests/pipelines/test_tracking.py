@@ -145,7 +145,7 @@ def test_run_ended_by_exception_is_marked(
         raise error
 
     assert tracker.failure is None
-    assert named(client, status).info.status == status
+    wait_for(lambda: [run.info.status for run in all_named(client, status)] == [status])
 
 
 def test_run_of_a_killed_job_is_marked_killed(client: Any, corpus: Path) -> None:
