@@ -60,7 +60,8 @@ def tombstones(corpus: Corpus) -> npt.NDArray[np.int64]:
     return Gone(corpus).look()
 
 
-def _gone_in(changes: pa.Table) -> npt.NDArray[np.int64]:
+def gone_in(changes: pa.Table) -> npt.NDArray[np.int64]:
+    """The ids that rows of schema `CHANGES` bury, in their order."""
     buried = changes.filter(pc.not_equal(changes["change"], Change.TOUCHED.value))
     ids: npt.NDArray[np.int64] = buried["image_id"].to_numpy()
     return ids
@@ -78,7 +79,7 @@ class Gone:
         """The ids that are gone at present, int64 [n], ascending; the same array while nothing changed."""
         new = [file for file in journal.files(self._corpus, NAME) if file not in self._read]
         if new:
-            found = [_gone_in(self._corpus.read_parquet(NAME, file)) for file in new]
+            found = [gone_in(self._corpus.read_parquet(NAME, file)) for file in new]
             self._ids = np.unique(np.concatenate([self._ids, *found]))
             self._read.update(new)
         return self._ids

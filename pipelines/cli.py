@@ -20,6 +20,7 @@ from pipelines.config import (
     Format,
     NightlyConfig,
     SearchConfig,
+    VerifyConfig,
     load,
     menu,
 )
@@ -32,6 +33,7 @@ from pipelines.legible import legible, legible_json
 from pipelines.nightly import nightly, preview
 from pipelines.search import search
 from pipelines.source_diff import describe_diff
+from pipelines.verify import verify
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
 from stages.generators.protocol import GenerationError
@@ -64,6 +66,7 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, format=json
   darkroom describe corpus=DIR                         what a corpus holds; format=json
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
+  darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside
   darkroom forget corpus=DIR uris=FILE                 takes images down; or ids=FILE, sha256=FILE
 
   darkroom PIPELINE --help                             every key of a pipeline and what it means"""
@@ -171,6 +174,12 @@ def _forget(config: ForgetConfig, screen: Console) -> int:
     return 0
 
 
+def _verify(config: VerifyConfig, screen: Console) -> int:
+    found = verify(config)
+    _show(screen, config.format, asdict(found), terminal.verification(found))
+    return 0 if found.sound else FAILED
+
+
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
         print(legible_json(plain))
@@ -183,5 +192,6 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "search": _search,
     "describe": _describe,
     "compact": _compact,
+    "verify": _verify,
     "forget": _forget,
 }

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipelines import index, journal
 from pipelines.changes import Change, read_changes, tombstones, without
 from pipelines.config import CompactConfig
-from pipelines.corpus import FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
+from pipelines.corpus import FILE, FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
 from pipelines.facts import Compacted, Compaction
 from pipelines.lock import locked
 from pipelines.shards import Part, merged_file
@@ -200,7 +200,7 @@ def _compact_plan(corpus: Corpus, gone: Ids) -> Compacted:
 
 
 def _rewrite_plan(corpus: Corpus, file: str, gone: Ids) -> None:
-    with corpus.writing_parquet(PLAN, "plan", file) as writer:
+    with corpus.writing_parquet(PLAN, "plan", file, metadata={FILE: f"plan/{file}"}) as writer:
         for table in _row_groups(corpus, file):
             if len(kept := without(table, gone)):
                 writer.write_table(kept)

@@ -197,11 +197,25 @@ class ForgetConfig:
             raise ValueError("set one of uris=FILE, ids=FILE and sha256=FILE")
 
 
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Every byte of a corpus read again, and what is damaged set aside."""
+
+    corpus: str = MISSING
+    repair: bool = False
+    steal_lock: bool = False
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+
+
 PIPELINES: dict[str, type[Any]] = {
     "nightly": NightlyConfig,
     "search": SearchConfig,
     "describe": DescribeConfig,
     "compact": CompactConfig,
+    "verify": VerifyConfig,
     "forget": ForgetConfig,
 }
 

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipelines.files import CorpusError, Files, parquet_bytes
+from pipelines.files import CorpusError, Files
 from pipelines.identity import DatasetInfo, DriftError, check_same, columns_of, fingerprint
+from pipelines.parquet import parquet_bytes
 from pipelines.shards import SHARD_NAME, Listing, Part, part_of, shard_file
 from stages.schemas import ROW_BITS
 
 __all__ = [
+    "FILE",
     "FINGERPRINT",
     "LOCK",
     "QUARANTINE",
@@ -38,6 +40,9 @@ LOCK = "LOCK"
 QUARANTINE = "quarantine"
 FINGERPRINT = "darkroom.fingerprint"
 """The key of a shard's Parquet metadata that names the fingerprint of its values."""
+
+FILE = "darkroom.file"
+"""The key that names the file itself, of the plan and of journals: their rows do not tell."""
 
 
 class StaleWriterError(CorpusError):
@@ -249,4 +254,4 @@ def write_parquet(corpus: Corpus, table: pa.Table, *parts: str) -> None:
 
 def write_row_groups(corpus: Corpus, tables: Sequence[pa.Table], *parts: str) -> None:
     """As `write_parquet`: tables of one schema, one or more, a row group each."""
-    corpus.write_bytes(parquet_bytes(tables), *parts)
+    corpus.write_bytes(parquet_bytes(tables, {FILE: "/".join(parts)}), *parts)

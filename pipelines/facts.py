@@ -176,6 +176,31 @@ class Compaction:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """A file that is not as it was written. `repaired`: what was done about it; None where nothing was."""
+
+    path: str
+    problem: str
+    repaired: str | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a look at every byte found. `unfinished`: how many planned shards a dataset lacks; no damage."""
+
+    damages: tuple[Damage, ...]
+    unfinished: Mapping[str, int]
+    notes: tuple[str, ...]
+    files: int
+    size_bytes: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether there was no damage, or none is left."""
+        return all(damage.repaired is not None for damage in self.damages)
+
+
+@dataclass(frozen=True)
 class Report:
     """All of a run. `source`: what became of the images beside new ones, a line; empty for nothing.
 

@@ -5,15 +5,17 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from pipelines.parquet import SealBroken, check_footer, parquet_writer, seal
 
 _PARTIAL = ".partial-"
 # What file systems without hard links answer: FAT, some FUSE and network mounts.
@@ -107,7 +109,7 @@ class Files:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
         try:
-            with partial.open("wb") as stream:
+            with partial.open("w+b") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -132,12 +134,15 @@ class Files:
             self.filesystem.delete_dir(self.path(*parts))
 
     def move(self, source: str, target: str) -> None:
-        """Moves a file or a folder; both names are relative to the location. Replaces a file."""
+        """Moves a file or a folder, in place of what is there; both names are below the location."""
         if self.local_root is None:
             self.filesystem.move(self.path(source), self.path(target))
             return
-        Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.path(source), self.path(target))
+        new = Path(self.path(target))
+        if new.is_dir():
+            shutil.rmtree(new)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.path(source), new)
 
     def remove_partial_files(self) -> int:
         """Removes what writers that were killed left behind; returns how many files."""
@@ -162,11 +167,13 @@ class Files:
         """Raises: FileNotFoundError; CorpusError, naming the file, whatever else keeps it from being read."""
         path = self.path(*parts)
         try:
-            with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
-                yield file
+            with self.filesystem.open_input_file(path) as stream:
+                check_footer(stream)
+                with pq.ParquetFile(stream, page_checksum_verification=True) as file:
+                    yield file
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, SealBroken) as error:
             raise CorpusError(f"{path} cannot be read: {error}") from error
 
     @contextmanager
@@ -178,28 +185,10 @@ class Files:
         commit: Commit = os.replace,
     ) -> Iterator[pq.ParquetWriter]:
         """Appears under its final name after the block; each `write_table` is a row group."""
-        with (
-            self.writing(*parts, commit=commit) as stream,
-            parquet_writer(stream, schema.with_metadata(metadata)) as writer,
-        ):
-            yield writer
-
-
-def parquet_writer(stream: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Every table of the corpus: zstd, page checksums, sorted by `image_id`."""
-    sorting = [pq.SortingColumn(schema.get_field_index("image_id"))]
-    return pq.ParquetWriter(
-        stream, schema, compression="zstd", write_page_checksum=True, sorting_columns=sorting
-    )
-
-
-def parquet_bytes(row_groups: Sequence[pa.Table], metadata: Mapping[str, str] | None = None) -> pa.Buffer:
-    """A Parquet file of tables of one schema, one or more; each becomes a row group."""
-    sink = pa.BufferOutputStream()
-    with parquet_writer(sink, row_groups[0].schema.with_metadata(metadata)) as writer:
-        for table in row_groups:
-            writer.write_table(table.replace_schema_metadata(metadata), max(len(table), 1))
-    return sink.getvalue()
+        with self.writing(*parts, commit=commit) as stream:
+            with parquet_writer(stream, schema.with_metadata(metadata)) as writer:
+                yield writer
+            seal(stream)
 
 
 def _link(partial: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from stages.schemas import SHARD_ROWS
 
 _GENERATION = re.compile(r"gen-(\d{6})")
 _POINTER = re.compile(r"(gen-\d{6})(?: ([0-9a-f]{16}))?\n?")
-_INDEX, _META, _CURRENT = "index.faiss", "meta.json", "CURRENT"
+_INDEX, _META, CURRENT = "index.faiss", "meta.json", "CURRENT"
 
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def build(corpus: Corpus, name: str, config: IndexConfig) -> IndexFacts:
             f"{config.min_recall}: it was not made current"
         )
     before = current_generation(corpus, name)
-    corpus.write_bytes(_pointer(generation), "index", name, _CURRENT)
+    corpus.write_bytes(_pointer(generation), "index", name, CURRENT)
     # The one before stays for searches that opened it a moment ago.
     remove_generations(corpus, name, kept=(generation, before))
     return facts(corpus, name, generation)
@@ -123,7 +123,7 @@ def rebuild(corpus: Corpus, name: str) -> None:
     if has_vectors(corpus, name):
         build(corpus, name, config)
     else:
-        corpus.delete("index", name, _CURRENT)
+        corpus.delete("index", name, CURRENT)
 
 
 def generations(corpus: Corpus, name: str) -> list[str]:
@@ -151,7 +151,7 @@ def _pointer(generation: str) -> bytes:
 def current_generation(corpus: Corpus, name: str) -> str | None:
     """What CURRENT names; None where there is no index yet, or CURRENT is torn or damaged."""
     try:
-        text = corpus.read_bytes("index", name, _CURRENT).decode(errors="replace")
+        text = corpus.read_bytes("index", name, CURRENT).decode(errors="replace")
     except FileNotFoundError:
         return None
     match = _POINTER.fullmatch(text)

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines import journal
 from pipelines.changes import tombstones
@@ -54,7 +53,8 @@ def planned_shards(corpus: Corpus) -> list[PlannedShard]:
 
 
 def _shards_of(corpus: Corpus, file: str, buried: Ids) -> Iterator[PlannedShard]:
-    metadata = pq.read_metadata(corpus.path(NAME, file), filesystem=corpus.filesystem)
+    with corpus.open_parquet(NAME, file) as opened:
+        metadata = opened.metadata
     origin = PLAN.get_field_index("reused_from")
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)

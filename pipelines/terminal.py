@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import quantities as q
-from pipelines.facts import Compaction, Dataset, Hit, IndexFacts, Report
+from pipelines.facts import Compaction, Dataset, Hit, IndexFacts, Report, Verification
 from pipelines.legible import legible
 
 PLAIN_WIDTH = 160
@@ -182,6 +182,22 @@ def forecast(images: Mapping[str, int], rows: Mapping[str, int], seconds: float 
         _add(todo, name, f"{count:,}")
     lasts = "at a rate that is not known yet" if seconds is None else f"about {q.duration(seconds)}"
     return Group(found, todo, Text(f"{lasts}; nothing was written"))
+
+
+def verification(found: Verification) -> RenderableType:
+    """What is damaged, what is unfinished, and what else lies about."""
+    head = f"{found.files:,} files, {q.size(found.size_bytes)}: {len(found.damages):,} damaged"
+    parts: list[RenderableType] = [Text(legible(head))]
+    if found.damages:
+        table = _table("damaged", "problem", "repaired")
+        for damage in found.damages:
+            _add(table, damage.path, damage.problem, damage.repaired or q.NONE)
+        parts.append(table)
+    parts += [
+        Text(legible(f"unfinished: {name} lacks {count:,} of the planned shards"))
+        for name, count in found.unfinished.items()
+    ]
+    return Group(*parts, *(Text(legible(note)) for note in found.notes))
 
 
 def _stage_table(report: Report) -> Table:

@@ -21,8 +21,18 @@ DOORS = {
 STAGES = {"decode", "embed", "caption", "answer", "count", "isolate", "sources.folder"}
 # What a pipelines module may import of its own package: only names further left.
 LAYERS = [
-    {"interrupt", "redact", "legible", "quantities", "provenance", "facts", "composition", "files", "shards"},
-    {"identity", "report", "terminal", "recorder"},
+    {
+        "interrupt",
+        "redact",
+        "legible",
+        "quantities",
+        "provenance",
+        "facts",
+        "composition",
+        "parquet",
+        "shards",
+    },
+    {"files", "identity", "report", "terminal", "recorder"},
     {"corpus"},
     {"journal", "lock", "tracking", "stream"},
     {"changes", "forgotten"},
@@ -30,7 +40,7 @@ LAYERS = [
     {"reuse"},
     {"flow", "source_diff", "tally"},
     {"config"},
-    {"datasets", "search", "describe", "compact", "forget"},
+    {"datasets", "search", "describe", "compact", "forget", "integrity", "repair", "verify"},
     {"survey", "forecast"},
     {"night"},
     {"page"},
