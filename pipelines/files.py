@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.parquet import SealBroken, check_footer, parquet_writer, seal
+from pipelines.room import cannot_write
 
 _PARTIAL = ".partial-"
 # What file systems without hard links answer: FAT, some FUSE and network mounts.
@@ -69,7 +70,7 @@ class Files:
 
     def write_bytes(self, data: bytes | pa.Buffer, *parts: str) -> None:
         """Replaces the file, atomically."""
-        with self.writing(*parts) as stream:
+        with self.writing(*parts, size=memoryview(data).nbytes) as stream:
             stream.write(data)
 
     def create(self, data: bytes | pa.Buffer, *parts: str, check: Callable[[], None]) -> None:
@@ -88,15 +89,18 @@ class Files:
             check()
             _link(partial, target)
 
-        with self.writing(*parts, commit=commit) as stream:
+        with self.writing(*parts, commit=commit, size=memoryview(data).nbytes) as stream:
             stream.write(data)
 
     @contextmanager
-    def writing(self, *parts: str, commit: Commit = os.replace) -> Iterator[IO[bytes]]:
+    def writing(
+        self, *parts: str, commit: Commit = os.replace, size: int | None = None
+    ) -> Iterator[IO[bytes]]:
         """A stream of bytes that lie under the final name after the block: all of them, or none.
 
         Temporary name, fsync, commit, fsync of the folder. On an object store: a temporary file here and
-        one upload, which is atomic by itself.
+        one upload, which is atomic by itself. `size` in bytes, where it is known, is for the error.
+        Raises: CannotWriteError.
         """
         if self.local_root is None:
             with tempfile.TemporaryFile() as held:
@@ -106,17 +110,13 @@ class Files:
                     shutil.copyfileobj(held, upload)
             return
         target = Path(self.path(*parts))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
-        try:
+        with cannot_write(target, size), _partial_of(target) as partial:
             with partial.open("w+b") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             commit(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync_folder(target.parent)
+            _sync_folder(target.parent)
 
     def delete(self, *parts: str) -> None:
         """Removes a file; nothing where it is gone already."""
@@ -189,6 +189,16 @@ class Files:
             with parquet_writer(stream, schema.with_metadata(metadata)) as writer:
                 yield writer
             seal(stream)
+
+
+@contextmanager
+def _partial_of(target: Path) -> Iterator[Path]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{_PARTIAL}{uuid.uuid4().hex}")
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _link(partial: Path, target: Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 
 from pipelines.corpus import LOCK, Corpus, CorpusError
+from pipelines.room import cannot_write
 
-# A holder writes its name right after it got the lock: a few milliseconds, on a busy disk up to a second.
-_NAMED_WITHIN_S = 2.0
+# A holder writes its name right after it got the lock: a few milliseconds, on a busy machine some seconds.
+_NAMED_WITHIN_S = 5.0
 
 
 class LockedError(CorpusError):
@@ -86,21 +87,28 @@ def locked(corpus: Corpus, steal: bool = False) -> Iterator[Corpus]:
 
 @contextmanager
 def _folder_locked(root: Path, steal: bool) -> Iterator[Holder]:
-    root.mkdir(parents=True, exist_ok=True)
-    # Never removed: whoever opened the removed file would lock something that nobody else sees. Children do
-    # not get the descriptor (PEP 446), or one that outlives the run would keep the lock.
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    path = root / LOCK
+    with cannot_write(path):
+        descriptor = _opened(path)
     try:
         _take_folder(descriptor, root, steal)
         me = Holder.here()
         try:
-            _rewrite(descriptor, me.text)
+            with cannot_write(path, len(me.text)):
+                _rewrite(descriptor, me.text)
             yield me
         finally:
             if Holder.parse(_read(descriptor)) == me:
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Never removed: whoever opened the removed file would lock something that nobody else sees. Children do
+    # not get the descriptor (PEP 446), or one that outlives the run would keep the lock.
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _take_folder(descriptor: int, root: Path, steal: bool) -> None:

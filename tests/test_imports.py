@@ -23,6 +23,7 @@ STAGES = {"decode", "embed", "caption", "answer", "count", "isolate", "sources.f
 LAYERS = [
     {
         "interrupt",
+        "room",
         "redact",
         "legible",
         "quantities",

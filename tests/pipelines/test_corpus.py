@@ -18,6 +18,7 @@ from pipelines.corpus import (
     StaleWriterError,
     fingerprint,
 )
+from pipelines.room import CannotWriteError
 from pipelines.shards import merged_file
 from stages import schemas
 from stages.schemas import image_id
@@ -62,7 +63,7 @@ def test_write_bytes_that_fails_leaves_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CannotWriteError, match="CURRENT"):
         corpus.write_bytes(b"new", "CURRENT")
     assert [entry.name for entry in Path(corpus.path()).iterdir()] == ["CURRENT"]
     assert corpus.read_bytes("CURRENT") == b"old"
