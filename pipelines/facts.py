@@ -55,7 +55,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Reject:
-    """A reason (a status), how many rows of `dataset` have it, and a few of them."""
+    """A reason (a status), how many items have it in `dataset`, and a few of them."""
 
     reason: str
     count: int

@@ -55,7 +55,7 @@ class Output:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """One finished shard: its rows, the seconds each stage took, what was rejected by dataset and reason.
+    """One finished shard: its rows, the seconds each stage took, items rejected by dataset and reason.
 
     A bad item is bad in every dataset; where `items` is written too, its reason counts there only.
     `notes`: what stages have to say, each line beginning with the stage's name.
@@ -166,5 +166,7 @@ def _rejects(flow: Flow, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, 
 
 
 def _reasons(table: pa.Table) -> dict[str, int]:
-    counts = table["status"].value_counts().to_pylist()
+    """Items by reason: one that has no answer to five questions counts once."""
+    distinct = table.select(["image_id", "status"]).group_by(["image_id", "status"]).aggregate([])
+    counts = distinct["status"].value_counts().to_pylist()
     return {count["values"]: count["counts"] for count in counts if count["values"] != Status.OK}

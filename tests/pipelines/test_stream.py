@@ -125,5 +125,9 @@ def test_write_outputs_counts_what_fails_on_good_items_for_each_dataset(
     result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, worse, {})
     assert result.rejects["embeddings/e"] == {"failed": 1}
     # Where another night wrote the items, their reasons are news.
-    alone = write_outputs(Flow(Corpus(str(tmp_path / "other")), [], OUTPUTS[1:2]), 0, worse, {})
-    assert alone.rejects == {"embeddings/e": {"truncated": 1, "failed": 1}}
+    alone = write_outputs(Flow(Corpus(str(tmp_path / "other")), [], OUTPUTS[1:]), 0, worse, {})
+    assert alone.rejects == {
+        "embeddings/e": {"truncated": 1, "failed": 1},
+        "captions/c": {"truncated": 1},
+        "answers/a": {"truncated": 1},  # of two questions
+    }
