@@ -87,7 +87,7 @@ def test_run_model_that_breaks_on_the_way_raises() -> None:
 
 def test_run_fatal_error_is_no_fault_of_a_row() -> None:
     with pytest.raises(FatalError):
-        batches(Doubler(room=0, error=FatalError())).run([1, 2])
+        batches(Doubler(giants=frozenset([2]), error=FatalError())).run([1, 2])
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,14 @@ def test_run_no_rows_runs_nothing() -> None:
     model = Doubler()
     assert batches(model).run([]) == []
     assert model.seen == []
+
+
+def test_run_texts_of_one_row_that_do_not_fit_together_leave_the_size() -> None:
+    def work(rows: Sequence[int], limit: int) -> list[int]:
+        if limit > 1:
+            raise MemoryError
+        return [2 * row for row in rows]
+
+    one = Batches[int, int](8, work, lambda row: BLANK)
+    assert one.run([7]) == [14]
+    assert one.notes == ()

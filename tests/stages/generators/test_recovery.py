@@ -9,6 +9,7 @@ import torch
 from transformers.models.blip.modeling_blip_text import BlipTextIntermediate
 from transformers.models.llama.modeling_llama import LlamaMLP
 
+from stages.answer import AnswerConfig, AnswerQuestions
 from stages.base import Image, notes_of, pack_views, view_column
 from stages.batching import OnOom
 from stages.caption import CaptionConfig, CaptionImages
@@ -113,6 +114,7 @@ def test_generate_many_prompts_about_one_picture_out_of_memory_are_answered_one_
     undisturbed, model = answered(generator(folder), pictures()[:1], prompts), generator(folder)
     with fault(*TEXT_LAYERS, raises=room_for(1)):
         assert answered(model, pictures()[:1], prompts) == undisturbed
+    assert list(model.notes) == []
 
 
 def no_room_for_white(times: int) -> Callable[[torch.Tensor], None]:
@@ -151,6 +153,21 @@ def test_captions_of_a_model_that_fails_on_a_picture_say_so(tmp_path: Path) -> N
     rows = made["caption"].to_pylist()
     assert [row["status"] for row in rows] == ["ok", "failed", "ok", "ok", "ok"]
     assert (rows[1]["caption"], rows[1]["finish_reason"], rows[1]["error"]) == (None, None, ERROR)
+    assert notes_of(made) == ["batch size 4 ran out of memory, 1 is used"]
+
+
+def test_answers_of_a_model_that_fails_on_a_picture_say_so(tmp_path: Path) -> None:
+    generator = GeneratorConfig(str(save_model(tmp_path, "llava")), max_new_tokens=4)
+    run = GeneratorRun(batch_size=4, device=Device.CPU, threads=1)
+    stage = AnswerQuestions(AnswerConfig(generator, PROMPTS), run, "small")
+    with fault(CONVOLUTION, raises=on_white), fault(*TEXT_LAYERS, raises=room_for(1)):
+        made = stage(_shard(pictures(1)))
+    rows = made["answers"].to_pylist()
+    assert [[answer["status"] for answer in row] for row in rows] == [
+        [status] * 2 for status in ("ok", "failed", "ok", "ok", "ok")
+    ]
+    assert [answer["question"] for answer in rows[1]] == list(PROMPTS)
+    assert [(answer["answer"], answer["error"]) for answer in rows[1]] == [(None, ERROR)] * 2
     assert notes_of(made) == ["batch size 4 ran out of memory, 1 is used"]
 
 
