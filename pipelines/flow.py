@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.corpus import CorpusError
 from pipelines.plan import PlannedShard
 from pipelines.reuse import copies_of, rows_to_compute
-from pipelines.stream import Flow, ShardResult, Step, load, run_stages, write_outputs
+from pipelines.stream import Flow, ShardResult, Step, load_stages, run_stages, write_outputs
 from stages.schemas import shard_of
 
 
@@ -61,7 +61,7 @@ def run_flow(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
 
 
 def _run_local(flow: Flow, shards: Sequence[PlannedShard]) -> Iterator[ShardResult]:
-    loaded = [load(step) for step in flow.steps]
+    loaded = [load_stages(step) for step in flow.steps]
     for planned in shards:
         shard = rows_to_compute(flow, planned)
         for step, stages in zip(flow.steps, loaded, strict=True):
@@ -77,7 +77,7 @@ class _LoadedStep:
 
     def __init__(self, step: Step) -> None:
         self._drop = step.drop
-        self._stages = load(step)
+        self._stages = load_stages(step)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         return run_stages(shard, self._stages, self._drop)

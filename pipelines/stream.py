@@ -111,7 +111,7 @@ def _storable(vectors: pa.Array) -> pa.Array:
     )
 
 
-def load(step: Step) -> dict[str, Stage]:
+def load_stages(step: Step) -> dict[str, Stage]:
     """The stages of a step, made here; or one that keeps them in a process of its own."""
     if step.isolation is not None:
         return {step.name: Isolated(step.stages, step.isolation)}

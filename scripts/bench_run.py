@@ -1,9 +1,10 @@
 """A whole run in steady state against the sum of its steps run bare on the same cores; prints JSON objects.
 
 Bare: one process a core, each with the run's own stage objects on one thread, called one after the other
-in a plain loop over rows already listed: no Ray, no queue, no plan, no Parquet. All cores loop at once, since
-a core is slower while its neighbours use the same memory. The CPU seconds of such a loop per picture,
-divided by the cores, are what the run could take at best. Taken before the run and after it, and averaged.
+in a plain loop over rows already listed: no Ray, no process apart, no queue, no plan, no Parquet. All cores
+loop at once, since a core is slower while its neighbours use the same memory. The CPU seconds of such a loop
+per picture, divided by the cores, are what the run could take at best. Taken before the run and after it,
+and averaged.
 
 The run: `run_flow` on Ray as the nightly job calls it, with begin and end of every step noted. The window
 opens when the first shard is finished and closes when the last one has entered its last step: the start, and
@@ -39,7 +40,7 @@ from pipelines.datasets import products
 from pipelines.flow import run_flow
 from pipelines.nightly import flow_of, missing_shards, take_up
 from pipelines.plan import PlannedShard, read_planned
-from pipelines.stream import Flow, ShardResult, Step
+from pipelines.stream import Flow, ShardResult, Step, load_stages
 from pipelines.survey import list_source, survey
 
 CORES = os.cpu_count() or 1
@@ -74,7 +75,7 @@ class Timed:
     """
 
     def __init__(self, step: Step) -> None:
-        self._name, self._stages = step.name, [make() for make in step.stages.values()]
+        self._name, self._stages = step.name, load_stages(step).values()
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         begin = time.time()
@@ -94,7 +95,7 @@ def planned(config: NightlyConfig) -> tuple[Flow, Sequence[PlannedShard]]:
 
 
 def timed(flow: Flow) -> Flow:
-    steps = [replace(step, stages={step.name: partial(Timed, step)}) for step in flow.steps]
+    steps = [replace(step, stages={step.name: partial(Timed, step)}, isolation=None) for step in flow.steps]
     columns = [f"{what}:{step.name}" for step in steps for what in ("begin", "end")]
     return replace(flow, steps=steps, totals=(*flow.totals, *columns))
 
@@ -102,7 +103,7 @@ def timed(flow: Flow) -> Flow:
 def bare_loop(flow: Flow, shards: Sequence[PlannedShard], barrier: Any, answers: Any) -> None:
     """One core's loop: CPU seconds per picture of each step."""
     os.nice(15)  # as Ray's workers, so that other programs take as much from one as from the other
-    steps = {step.name: Timed(step) for step in flow.steps}
+    steps = {step.name: Timed(replace(step, isolation=None)) for step in flow.steps}
     tables = [read_planned(flow.corpus, shard) for shard in shards]
     _spend(steps, tables[0].slice(0, 64))  # first calls allocate and choose kernels
     barrier.wait()

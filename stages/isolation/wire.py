@@ -76,29 +76,42 @@ def _exactly(of: socket.socket, size: int) -> bytes:
 class Buffer:
     """Memory that a table is handed over in; grows with the tables, and is there for the next.
 
-    Of 64 views of 224 x 224 pixels: 2.6 ms, written and copied out. A fresh buffer for each table that the
-    reader maps instead saves that copy and takes 7.3 ms, for the pages that the system has to clear.
+    64 views of 224 x 224 pixels are copied in and out within 2 ms. A fresh buffer for each table, which the
+    reader would map instead of copying, takes 7 ms, for the pages that the system has to clear; and so do
+    `write` and `pread` instead of a map, 5 ms.
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115  # closed by `close`
+        self._descriptor = descriptor
+        self._mapped = mmap.mmap(-1, 1)
 
     def write(self, table: pa.Table) -> int:
-        """The bytes written."""
-        self._file.seek(0)
-        with pa.ipc.new_stream(pa.PythonFile(self._file, "w"), table.schema) as writer:
-            writer.write_table(table)
-        return self._file.truncate()
+        """The bytes written, as an Arrow IPC stream."""
+        size = _write(table, pa.MockOutputStream())
+        if size > len(self._mapped):
+            os.ftruncate(self._descriptor, size)
+        return _write(table, pa.FixedSizeBufferWriter(pa.py_buffer(self._map(size))))
 
     def read(self, size: int) -> pa.Table:
-        data = pa.allocate_buffer(size)
-        view, done = memoryview(data), 0
-        while done < size:  # a call copies 2 GiB at most
-            done += os.preadv(self._file.fileno(), [view[done:]], done)
-        return pa.ipc.open_stream(data).read_all()
+        # numpy takes large arrays from huge pages, which halves the time of the copy.
+        copied = np.frombuffer(self._map(size), np.uint8, size).copy()
+        return pa.ipc.open_stream(pa.py_buffer(copied)).read_all()
+
+    def _map(self, size: int) -> mmap.mmap:
+        if size > len(self._mapped):
+            self._mapped = mmap.mmap(self._descriptor, size)
+        return self._mapped
 
     def close(self) -> None:
-        self._file.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def _write(table: pa.Table, sink: Any) -> int:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return int(sink.tell())
 
 
 class Progress:
