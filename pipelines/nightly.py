@@ -75,6 +75,7 @@ def develop(
         # Copies last: what they share has to be there.
         for reuses in (False, True):
             fill(night, live, reuses)
+        corpus.remove_partial_files()  # of workers that were killed on the way
         night.notes += night.tally.notes
         if index_is_due(night):
             index_embeddings(night)

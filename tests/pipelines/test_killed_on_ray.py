@@ -1,4 +1,4 @@
-"""Nights on Ray whose driver, workers and actors are killed, and nights with few CPUs."""
+"""Nights on Ray whose driver, worker, actor or node is killed, and nights with few CPUs."""
 
 import os
 import shutil
@@ -26,12 +26,27 @@ PICTURES, SEED, SHARD_ROWS = 48, 37, 4
 QUESTION = "how many objects are there?"
 DATASETS = ("answers/pocket", "captions/pocket", "embeddings/pocket", "items")
 DEADLINE_S = 300.0
-MARK = "DARKROOM_TEST_NIGHT"
+MARK, RAYLET = "DARKROOM_TEST_NIGHT", "DARKROOM_TEST_RAYLET"
 SMALL_SHARDS = f"""
 import sys
 from pipelines import cli, plan
 plan.SHARD_ROWS = {SHARD_ROWS}
 sys.exit(cli.main(sys.argv[1:]))
+"""
+# The same on two nodes of one machine; writes the process id of the second one's raylet into a file.
+TWO_NODES = f"""
+import os, sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from pipelines import cli, plan
+plan.SHARD_ROWS = {SHARD_ROWS}
+node = dict(num_cpus=6, object_store_memory=200_000_000)
+# Half a second times 4, where Ray takes a quarter of a minute to believe that a node is gone.
+health = dict(health_check_initial_delay_ms=0, health_check_period_ms=500, health_check_failure_threshold=4)
+cluster = Cluster(initialize_head=True, head_node_args=dict(**node, _system_config=health))
+(raylet,) = cluster.add_node(**node).all_processes["raylet"]
+Path(os.environ["{RAYLET}"]).write_text(str(raylet.process.pid))
+sys.exit(cli.main([*sys.argv[1:], f"cluster.address={{cluster.address}}"]))
 """
 
 
@@ -77,17 +92,17 @@ class Nights:
     photos: Path
     started: list[Started] = field(default_factory=list)
 
-    def start(self, corpus: Path, *more: str) -> Started:
+    def start(self, corpus: Path, *more: str, program: str = SMALL_SHARDS) -> Started:
         mark = uuid.uuid4().hex
         words = [f"source.path={self.photos}", f"corpus={corpus}", f"questions=[{QUESTION}]", "tracking=off"]
         output = corpus.with_name(f"{corpus.name}-{mark}.output")
         with output.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-c", SMALL_SHARDS, "nightly", *words, "index=exact", *more],
+                [sys.executable, "-c", program, "nightly", *words, "index=exact", *more],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
-                env=os.environ | {MARK: mark},
+                env=os.environ | {MARK: mark, RAYLET: str(corpus.with_name("raylet"))},
             )
         self.started.append(Started(process, mark, output))
         return self.started[-1]
@@ -193,3 +208,23 @@ def test_night_on_few_cpus_ends(nights: Nights, reference: Path, tmp_path: Path,
     nights.start(corpus, f"cluster.cpus={cpus}").end()
     _assert_as(corpus, reference)
     shutil.rmtree(corpus)
+
+
+def test_node_killed_on_ray_and_the_night_ends_by_itself(
+    nights: Nights, reference: Path, tmp_path: Path
+) -> None:
+    corpus, raylet = tmp_path / "corpus", tmp_path / "raylet"
+    night = nights.start(corpus, program=TWO_NODES)
+
+    def works_on_both() -> bool:
+        if not _shards(corpus):
+            return False
+        node = psutil.Process(int(raylet.read_text())).children(recursive=True)
+        return any(word in _title(process) for process in node for word in ("ray::Read", "ray::MapWorker"))
+
+    _wait_for(works_on_both, night)
+    node = psutil.Process(int(raylet.read_text()))
+    for process in [node, *node.children(recursive=True)]:
+        process.kill()
+    night.end()
+    _assert_as(corpus, reference)
