@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from pipelines import index
-from pipelines.changes import Change, gone, record
+from pipelines.changes import Change, gone, record, tombstones
 from pipelines.cli import main
 from pipelines.compact import compact
 from pipelines.config import CompactConfig
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.facts import Compaction
+from pipelines.search import Searcher
 from pipelines.shards import merged_file
 from stages.index.build import stored_ids
 from stages.schemas import image_id
@@ -31,6 +32,7 @@ from tests.pipelines.small_corpus import (
     contents,
     dataset,
     files_of,
+    is_reject,
     make_corpus,
 )
 
@@ -273,7 +275,8 @@ def _shrink_and_compact(location: str) -> None:
 def test_reader_beside_compaction_never_fails_and_never_sees_half_of_it(corpus: Corpus) -> None:
     child = _children().Process(target=_shrink_and_compact, args=(corpus.location,))
     kept = [image_id(shard, row) for shard in range(SHARDS) for row in range(2, ROWS)]
-    opened = Corpus(corpus.location)
+    opened, searcher = Corpus(corpus.location), Searcher(Corpus(corpus.location), "a")
+    query = next(item for item in kept if not is_reject(item))
     child.start()
     looks = 0
     while child.is_alive() or not looks:
@@ -284,8 +287,12 @@ def test_reader_beside_compaction_never_fails_and_never_sees_half_of_it(corpus: 
             f"caption {item}" for item in kept
         ]
         assert opened.shards("answers/a")[:SHARDS] == list(range(SHARDS))
-        index.open_index(opened, "a")
-        index.indexes(opened)
+        assert len(index.indexes(opened)) == 1
+        for search in (searcher, Searcher(opened, "a")):
+            before = set(tombstones(opened).tolist())
+            hits = search.item(query, 5)
+            assert len(hits) == 5
+            assert not before.intersection(hit.image_id for hit in hits)
         looks += 1
     child.join()
     assert child.exitcode == 0
