@@ -12,7 +12,7 @@ from pipelines.changes import Change, gone, record
 from pipelines.compact import compact
 from pipelines.config import CompactConfig, SearchConfig
 from pipelines.corpus import Corpus, CorpusError, DatasetInfo
-from pipelines.index import build, current_generation, is_current
+from pipelines.index import build, current_generation, is_current, open_index, remove_generations
 from pipelines.search import Searcher, only_index, search
 from pipelines.stream import Output, dataset_rows
 from stages import schemas
@@ -300,3 +300,21 @@ def test_current_with_a_flipped_bit_counts_as_absent(tmp_path: Path) -> None:
         for bit in range(8):
             path.write_bytes(good[:position] + bytes([good[position] ^ 1 << bit]) + good[position + 1 :])
             assert current_generation(made.corpus, "tiny") is None, (position, bit)
+
+
+class _Replaced(Corpus):
+    """A corpus whose index is built again, and the generation before removed, while that one is opened."""
+
+    def read_bytes(self, *parts: str) -> bytes:
+        if parts[-2:] == ("gen-000001", "meta.json"):
+            other = Corpus(self.location)
+            build(other, "tiny", IndexConfig())
+            remove_generations(other, "tiny", kept=(current_generation(other, "tiny"),))
+        return super().read_bytes(*parts)
+
+
+def test_open_index_whose_generation_is_removed_meanwhile_opens_the_next(tmp_path: Path) -> None:
+    made = _make(tmp_path)
+    opened, meta = open_index(_Replaced(made.corpus.location), "tiny")
+    assert current_generation(made.corpus, "tiny") == "gen-000002"
+    assert opened.ntotal == meta.vectors == len(made.files)

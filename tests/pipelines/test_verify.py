@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import index
-from pipelines.changes import Change, gone, read_changes, record
+from pipelines.changes import Change, gone, read_changes, record, tombstones, without
 from pipelines.cli import main
 from pipelines.compact import compact
 from pipelines.config import CompactConfig, VerifyConfig
@@ -48,10 +48,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = second.read_parquet("plan", "plan-000001.parquet").slice(MERGED * ROWS)
     groups = [plan.slice(start, ROWS) for start in range(0, len(plan), ROWS)]
     write_row_groups(corpus, groups, "plan", "plan-000002.parquet")
+    record(corpus, gone([image_id(1, 0), image_id(4, 2)], Change.FORGOTTEN))
     for name in DATASETS:
         for shard in range(MERGED, SHARDS):
-            corpus.write_shard(name, shard, dataset(name, shard))
-    record(corpus, gone([image_id(1, 0), image_id(4, 2)], Change.FORGOTTEN))
+            corpus.write_shard(name, shard, without(dataset(name, shard), tombstones(corpus)))
     remember(corpus, FORGOTTEN.empty_table().from_pylist([{"uri_sha256": "ab"}], schema=FORGOTTEN))
     index.build(corpus, "a", IndexConfig())
     return folder
@@ -303,9 +303,12 @@ def test_repair_of_a_plan_file_whose_items_are_lost_too_is_refused_and_changes_n
     assert {path: path.read_bytes() for path in _files(corpus)} == before
 
 
-@pytest.mark.parametrize("path", ["changes/changes-000001.parquet", "forgotten/forgotten-000001.parquet"])
-def test_repair_of_a_journal_is_refused_and_sets_no_shard_aside(corpus: Corpus, path: str) -> None:
-    _flip(corpus, path)
+@pytest.mark.parametrize("path", ["changes/changes-000002.parquet", "forgotten/forgotten-000001.parquet"])
+@pytest.mark.parametrize("share", [0.01, 0.02, 0.3, 0.95])
+def test_repair_of_a_journal_is_refused_and_sets_no_shard_aside(
+    corpus: Corpus, path: str, share: float
+) -> None:
+    _flip(corpus, path, share)
     found = _verify(corpus, repair=True)
     assert [(damage.path, damage.repaired) for damage in found.damages] == [(path, None)]
     assert not corpus.exists("quarantine")
