@@ -31,6 +31,7 @@ from pipelines.index import indexes
 from pipelines.interrupt import interruptible
 from pipelines.legible import legible, legible_json
 from pipelines.nightly import nightly, preview
+from pipelines.redact import redact_text
 from pipelines.search import search
 from pipelines.source_diff import describe_diff
 from pipelines.verify import verify
@@ -114,7 +115,7 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"darkroom: {text}", file=sys.stderr)
+    print(f"darkroom: {redact_text(text)}", file=sys.stderr)
     return code
 
 

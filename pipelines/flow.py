@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -95,9 +96,9 @@ def _write_shard(flow: Flow, reusing: Mapping[int, PlannedShard], shard: pa.Tabl
 
 
 def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig) -> Iterator[ShardResult]:
-    import ray.data
-
     connect(cluster, flow.steps)
+    import ray.data  # after `connect`, which sets what Ray reads as it is imported
+
     _require_room(flow.steps, len(shards))
     _configure_data(ray.data.DataContext.get_current())
     stream = ray.data.read_datasource(_shard_source(flow, shards), override_num_blocks=len(shards), **_TASK)
@@ -173,16 +174,17 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
     A cluster started here counts CPUs for the model actors on top of those for decoding: an actor waits
     for its input most of the time, and with one count for both, one core could run either and never both.
     """
-    import ray
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if cluster.address is None:
+        _keep_private()
+    import ray.data  # whole: as it is imported, it sets the level of the logger below
 
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if cluster.address is not None:
-        options["address"] = cluster.address
-    else:
+    options["address"] = cluster.address or "local"
+    if cluster.address is None:
         actors = sum(step.actors.count * step.actors.cpus for step in steps if step.actors)
         options["num_cpus"] = math.ceil((cluster.cpus or os.cpu_count() or 1) + actors + 1)
         options["include_dashboard"] = cluster.dashboard
@@ -190,6 +192,19 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
     with _stderr_kept_back(), _signals_kept():
         ray.init(**options)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors it logs are raised as well
+
+
+def _keep_private() -> None:
+    """Whoever reaches a cluster of Ray runs code in it: the one started here is for this process only.
+
+    Ray listens on every address unless told that it is on a Mac, where it keeps to loopback. Other users
+    of this machine reach loopback too: a token for this run only keeps them out, without the file that Ray
+    would leave in the home folder.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager

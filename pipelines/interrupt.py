@@ -43,8 +43,8 @@ def interruptible(last_words: str) -> Iterator[None]:
         except KeyboardInterrupt:
             interruption.say()
             raise
-        except Exception as error:
-            if not interruption.signalled:
+        except (Exception, SystemExit) as error:
+            if not interruption.has_arrived():
                 raise
             interruption.say()
             raise KeyboardInterrupt from error
@@ -58,9 +58,14 @@ class _Interruption:
     """
 
     def __init__(self, last_words: str) -> None:
-        self.signalled = False
+        self._arrived = threading.Event()
+        self._raised = False
         self._last_words = last_words
         self._said = False
+
+    def has_arrived(self) -> bool:
+        """Whether a signal came; Ray, while it starts, has a handler of its own that ends the process."""
+        return self._arrived.wait(0.05)
 
     def say(self) -> None:
         if not self._said:
@@ -69,22 +74,24 @@ class _Interruption:
 
     def raise_once(self, number: int, frame: FrameType | None) -> None:
         # Once: a second one would cut off what is being cleared up.
-        if not self.signalled:
-            self.signalled = True
+        if not self._raised:
+            self._raised = True
             raise KeyboardInterrupt
 
     def watch(self, signals: int) -> None:
         """`signals` is a pipe of signal numbers, a byte each; it is closed where none came."""
         while number := os.read(signals, 1):
             if number[0] in _SIGNALS:
+                self._arrived.set()
                 self._end(signals)
 
     def _end(self, signals: int) -> None:
         first = time.monotonic()
         while (left := first + GRACE_S - time.monotonic()) > 0:
-            again = select.select([signals], [], [], left)[0] and os.read(signals, 1)[0] in _SIGNALS
-            if again and time.monotonic() - first > _SAME_SIGNAL_S:
-                break
+            if select.select([signals], [], [], left)[0]:
+                number = os.read(signals, 1)
+                if not number or (number[0] in _SIGNALS and time.monotonic() - first > _SAME_SIGNAL_S):
+                    break
         if sys.stdout.isatty():
             os.write(1, _SHOW_CURSOR)
         self.say()
@@ -106,8 +113,8 @@ def _watched(interruption: _Interruption) -> Iterator[None]:
     try:
         yield
     finally:
-        # Once signalled, the thread watches over the exit of the interpreter too.
-        if not interruption.signalled:
+        # Once a signal came, the thread watches over the exit of the interpreter too.
+        if not interruption.has_arrived():
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(woken)

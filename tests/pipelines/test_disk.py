@@ -93,7 +93,9 @@ class Said:
 
     def line(self) -> str:
         """The only line on standard error."""
-        (line,) = self._capsys.readouterr().err.strip().splitlines()
+        text = self._capsys.readouterr().err.strip()
+        assert len(text.splitlines()) == 1, text
+        line = text
         return line
 
 
