@@ -2,8 +2,9 @@
 
     python scripts/memory.py FOLDER --items 1000 10000 100000 --clusters local ray
 
-Draws small pictures below FOLDER and develops them with the pocket encoder. MB are of 2**20 bytes, of the
-largest process of its kind; what Ray's object store shares among processes is in all that touched it.
+Draws small pictures below FOLDER and develops them with the pocket encoder. MB are of 2**20 bytes, resident,
+of the largest process of its kind, without what it shares: that is Ray's object store, in a column of its
+own, which grows up to its fixed size.
 """
 
 import argparse
@@ -35,6 +36,7 @@ KINDS = {
     "task": "ray::",
     "Ray's own": "ray",
 }
+SHARED = "shared"
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -73,9 +75,18 @@ def _sample(driver: psutil.Process) -> Iterator[tuple[str, float]]:
     for process in [driver, *driver.children(recursive=True)]:
         try:
             kind = "driver" if process == driver else _kind(" ".join(process.cmdline()))
-            yield kind, process.memory_info().rss / 2**20
-        except psutil.Error:
+            resident = _resident(process.pid)
+        except (psutil.Error, OSError):
             continue
+        yield kind, resident["RssAnon"] + resident["RssFile"]
+        yield SHARED, resident["RssShmem"]
+
+
+def _resident(pid: int) -> dict[str, float]:
+    """MB by what they are: a process's own, of files, shared."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = (line.split() for line in lines if line.startswith("Rss"))
+    return defaultdict(float, {words[0].rstrip(":"): int(words[1]) / 1024 for words in found})
 
 
 def _kind(command: str) -> str:
@@ -88,7 +99,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--clusters", nargs="+", default=["local", "ray"])
     words = parser.parse_args()
-    kinds = ("driver", *KINDS)
+    kinds = ("driver", *KINDS, SHARED)
     table = Table("cluster", "items", *(f"{kind}, MB" for kind in kinds), "s")
     for count in words.items:
         photos = words.folder / f"photos-{count}"
