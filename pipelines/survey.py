@@ -9,7 +9,7 @@ from pipelines.changes import Change, tombstones
 from pipelines.config import ConfigError, NightlyConfig, Source
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
-from pipelines.source_diff import LISTING, SourceDiff, Wishes, compare
+from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.index.blas import check_installed
 from stages.index.config import choose_factory
 from stages.sources.digest import digest_files
@@ -17,13 +17,11 @@ from stages.sources.folder import list_folder, open_folder
 
 
 def list_source(source: Source) -> pa.Table:
-    """Every image file, schema `LISTING`. Raises: ConfigError where the folder cannot be listed."""
+    """Every image file, schema `FILES`. Raises: ConfigError where the folder cannot be listed."""
     try:
-        files = list(list_folder(*open_folder(source.path), source.extensions))
+        return list_folder(*open_folder(source.path), source.extensions)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ConfigError(f"source.path: {error}") from error
-    columns = zip(*files, strict=True) if files else ((), (), ())
-    return pa.table(list(map(pa.array, columns, LISTING.types)), schema=LISTING)
 
 
 def check_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], items: int) -> None:

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pyarrow import fs
 
-from stages.sources.folder import FolderConfig, FolderRun, open_folder
+from stages.sources.folder import FolderConfig, FolderRun, open_file, open_folder
 
 _BLOCK = 1 << 20
+_BATCH = 1024
 
 
 def digest_files(config: FolderConfig, run: FolderRun, uris: Sequence[str]) -> list[str | None]:
@@ -18,14 +19,20 @@ def digest_files(config: FolderConfig, run: FolderRun, uris: Sequence[str]) -> l
     """
     filesystem, root = open_folder(config.path)
     with ThreadPoolExecutor(run.threads) as pool:
-        return list(pool.map(lambda uri: _digest(filesystem, f"{root}/{uri}"), uris))
+        # A file that waits for its turn takes 2 kB.
+        batches = (uris[start : start + _BATCH] for start in range(0, len(uris), _BATCH))
+        return [
+            digest
+            for batch in batches
+            for digest in pool.map(lambda uri: _digest(filesystem, f"{root}/{uri}"), batch)
+        ]
 
 
 def _digest(filesystem: fs.FileSystem, path: str) -> str | None:
     digest = hashlib.sha256()
     try:
-        with filesystem.open_input_stream(path, compression=None) as stream:
-            while block := stream.read(_BLOCK):
+        with open_file(filesystem, path) as file:
+            while block := file.read(_BLOCK):
                 digest.update(block)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None

@@ -8,13 +8,14 @@ import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
 from stages.codecs.header import sniff
-from stages.schemas import Status
+from stages.schemas import PLAN, Status
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ EXTENSIONS = (
     *(".jp2", ".j2k", ".jpx", ".pbm", ".pgm", ".ppm", ".pnm", ".ico", ".psd", ".qoi"),
     *(".heic", ".heif", ".jxl"),
 )
+# `uri` is the path below the root, with slashes; `size` in bytes.
+FILES = pa.schema([PLAN.field(name) for name in ("uri", "size", "mtime_ns")])
+_BATCH = 1 << 14  # files listed before they become Arrow
 _SNIFFED = 32  # bytes that `sniff` needs
 # What a path that names no file is refused with: links in a circle, sockets, devices without a driver.
 _NO_FILE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG})
@@ -61,9 +65,7 @@ class FolderRun:
             raise ValueError(f"source.threads must be at least 1, got {self.threads}")
 
 
-class File(NamedTuple):
-    """`uri` is the path below the root, with slashes; `size` in bytes."""
-
+class _File(NamedTuple):
     uri: str
     size: int
     mtime_ns: int
@@ -77,10 +79,8 @@ def open_folder(path: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
 
 
-def list_folder(
-    filesystem: fs.FileSystem, root: str, extensions: tuple[str, ...] = EXTENSIONS
-) -> Iterator[File]:
-    """The image files below `root`, sorted by URI.
+def list_folder(filesystem: fs.FileSystem, root: str, extensions: tuple[str, ...] = EXTENSIONS) -> pa.Table:
+    """The image files below `root`, schema `FILES`, sorted by URI.
 
     A file with an image extension counts whatever it holds, so that a broken one becomes a row with
     a reason; one without an extension counts if its first bytes are an image's; hidden files and
@@ -93,23 +93,32 @@ def list_folder(
     if kind != fs.FileType.Directory:
         raise NotADirectoryError(f"source folder {root} is not a folder")
     walk = _walk_disk if isinstance(filesystem, fs.LocalFileSystem) else _walk_bucket
-    for file in sorted(walk(filesystem, root)):
-        name = posixpath.basename(file.uri)
-        extension = posixpath.splitext(name)[1].lower()
-        if any(part.startswith(".") for part in file.uri.split("/")):
-            continue
-        if extension in extensions or (not extension and _is_image(filesystem, f"{root}/{file.uri}")):
-            yield file
+    files = (file for file in walk(filesystem, root) if _counts(file.uri, extensions, filesystem, root))
+    # In Arrow a file takes 30 to 100 bytes, as Python objects 800.
+    batches = iter(lambda: list(islice(files, _BATCH)), [])
+    tables = [FILES.empty_table(), *map(_table, batches)]
+    return pa.concat_tables(tables).combine_chunks().sort_by("uri")
 
 
-def _walk_bucket(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
+def _table(files: list[_File]) -> pa.Table:
+    return pa.table(list(map(pa.array, zip(*files, strict=True), FILES.types)), schema=FILES)
+
+
+def _counts(uri: str, extensions: tuple[str, ...], filesystem: fs.FileSystem, root: str) -> bool:
+    if any(part.startswith(".") for part in uri.split("/")):
+        return False
+    extension = posixpath.splitext(posixpath.basename(uri))[1].lower()
+    return extension in extensions or (not extension and _is_image(filesystem, f"{root}/{uri}"))
+
+
+def _walk_bucket(filesystem: fs.FileSystem, root: str) -> Iterator[_File]:
     for info in filesystem.get_file_info(fs.FileSelector(root, recursive=True)):
         if info.type == fs.FileType.File:
             uri = posixpath.relpath(info.path, root)
-            yield File(uri, info.size or 0, info.mtime_ns or 0)
+            yield _File(uri, info.size or 0, info.mtime_ns or 0)
 
 
-def _walk_disk(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
+def _walk_disk(filesystem: fs.FileSystem, root: str) -> Iterator[_File]:
     """As _walk_bucket. Arrow's own walk enters linked folders, also for ever."""
     real = os.path.realpath(root)
     for folder, _, names in os.walk(root, onerror=_skip_forbidden):
@@ -122,7 +131,7 @@ def _walk_disk(filesystem: fs.FileSystem, root: str) -> Iterator[File]:
                 _log.warning("skipped %a: its name is not UTF-8", uri)
                 continue
             found = os.stat(path)
-            yield File(uri, found.st_size, found.st_mtime_ns)
+            yield _File(uri, found.st_size, found.st_mtime_ns)
 
 
 def _skip_forbidden(error: OSError) -> None:

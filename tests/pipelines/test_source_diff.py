@@ -12,7 +12,7 @@ from pipelines.changes import Change, record, tombstones
 from pipelines.corpus import Corpus
 from pipelines.forgotten import FORGOTTEN, remember, uri_digest
 from pipelines.plan import extend, planned_shards, read_planned
-from pipelines.source_diff import LISTING, SourceDiff, Wishes, compare
+from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.schemas import ITEMS, shard_of
 from stages.sources.digest import digest_files
 from stages.sources.folder import FolderConfig, FolderRun, list_folder, open_folder
@@ -38,11 +38,9 @@ class Source:
 
     def diff(self, **wishes: object) -> SourceDiff:
         config = FolderConfig(str(self.folder))
-        files = list(list_folder(*open_folder(config.path)))
-        listing = pa.Table.from_pylist([file._asdict() for file in files], schema=LISTING)
         return compare(
             self.corpus,
-            listing,
+            list_folder(*open_folder(config.path)),
             lambda uris: digest_files(config, FolderRun(), uris),
             Wishes(**wishes),  # type: ignore[arg-type]
         )

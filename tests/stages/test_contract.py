@@ -87,8 +87,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def inputs(folder: Path) -> list[pa.Table]:
     """The plan rows of the folder, the same after reading, and after decoding. The bad are among the good."""
-    files = sorted(list_folder(*open_folder(str(folder))), key=lambda file: file.uri[::-1])
-    rows = [{"image_id": image_id(3, row), **file._asdict()} for row, file in enumerate(files)]
+    files = sorted(list_folder(*open_folder(str(folder))).to_pylist(), key=lambda file: file["uri"][::-1])
+    rows = [{"image_id": image_id(3, row), **file} for row, file in enumerate(files)]
     tables = [pa.Table.from_pylist(rows, schema=PLAN)]
     for case in CASES[:2]:
         tables.append(case.make(folder)(tables[-1]))

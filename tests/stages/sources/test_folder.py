@@ -25,7 +25,8 @@ def write(root: Path, **files: bytes) -> None:
 
 
 def listed(root: Path, **options: Any) -> list[str]:
-    return [file.uri for file in list_folder(fs.LocalFileSystem(), str(root), **options)]
+    uris: list[str] = list_folder(fs.LocalFileSystem(), str(root), **options)["uri"].to_pylist()
+    return uris
 
 
 def plan(*uris: str) -> pa.Table:
@@ -62,8 +63,8 @@ def test_list_folder_nested_and_odd_names_come_sorted(tmp_path: Path) -> None:
 def test_list_folder_file_tells_size_and_time(tmp_path: Path) -> None:
     write(tmp_path, **{"a.jpg": b"12345"})
     os.utime(tmp_path / "a.jpg", ns=(1_000_000_007, 1_600_000_000_123_456_789))
-    (file,) = list_folder(fs.LocalFileSystem(), str(tmp_path))
-    assert file == ("a.jpg", 5, 1_600_000_000_123_456_789)
+    (file,) = list_folder(fs.LocalFileSystem(), str(tmp_path)).to_pylist()
+    assert file == {"uri": "a.jpg", "size": 5, "mtime_ns": 1_600_000_000_123_456_789}
 
 
 def test_list_folder_name_decides_and_bytes_where_there_is_no_extension(tmp_path: Path) -> None:
@@ -139,9 +140,9 @@ def test_list_folder_other_file_system_lists_the_same(tmp_path: Path) -> None:
         **{"bucket/b.jpg": b"1", "bucket/a/c d.png": b"22", "bucket/hashed": PNG, "bucket/x.txt": b""},
     )
     other = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    here = list(list_folder(fs.LocalFileSystem(), str(tmp_path / "bucket")))
-    assert list(list_folder(other, "bucket")) == here
-    assert [file.uri for file in here] == ["a/c d.png", "b.jpg", "hashed"]
+    here = list_folder(fs.LocalFileSystem(), str(tmp_path / "bucket"))
+    assert list_folder(other, "bucket").equals(here)
+    assert here["uri"].to_pylist() == ["a/c d.png", "b.jpg", "hashed"]
 
 
 def test_open_folder_path_and_uri_name_the_same_folder(tmp_path: Path) -> None:
