@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from pipelines.corpus import LOCK, Corpus
+from pipelines.corpus import LOCK, Corpus, StaleWriterError
 from pipelines.lock import LockedError, locked
 
 # Says `held` or the reason on a line, and holds the lock until its standard input ends.
@@ -201,6 +201,16 @@ def test_lock_taken_over_meanwhile_is_not_freed_by_the_loser(corpus: Corpus, fol
     with locked(corpus):
         _held_by(folder, "far-away")
     assert json.loads((folder / LOCK).read_bytes())["host"] == "far-away"
+
+
+def test_run_whose_lock_was_taken_over_writes_no_shard_any_more(corpus: Corpus, folder: Path) -> None:
+    with locked(corpus) as held:
+        captions = pa.table({"image_id": pa.array([0], pa.int64()), "caption": ["a"]})
+        held.write_shard("captions/a", 0, captions)
+        _held_by(folder, "far-away")
+        with pytest.raises(StaleWriterError):
+            held.write_shard("captions/a", 1, captions)
+    assert corpus.shards("captions/a") == [0]
 
 
 def test_free_lock_with_many_processes_at_once_has_one_winner(start: Start) -> None:
