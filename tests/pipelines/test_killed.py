@@ -2,88 +2,42 @@
 
 import os
 import shutil
-import signal
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
-from pipelines.index import current_generation, open_index
 from pipelines.plan import planned_shards, read_planned
 from stages.pocket.corpus import write_broken, write_pictures
-from tests.pipelines.processes import wait_until_gone
-from tests.pipelines.zygote import Ended, Order, Zygote
+from tests.pipelines.killing import (
+    DATASETS,
+    Kill,
+    Scene,
+    assert_same,
+    draw_kills,
+    kill_all,
+    played,
+    rows_of,
+    run,
+    said,
+    shards_of,
+    values_of,
+)
+from tests.pipelines.zygote import Zygote
 
-PICTURES, BROKEN, SEED, SHARD_ROWS = 13, 2, 31, 5
+PICTURES, BROKEN, SEED = 13, 2, 31
 QUESTION = "how many objects are there?"
 NIGHT = ("nightly", "cluster=local", "tracking=off", "index=exact", f"questions=[{QUESTION}]")
-DATASETS = ("items", "embeddings/pocket", "captions/pocket", "answers/pocket")
-STAGES = {
-    "Isolated": "decode",
-    "EmbedImages": "embed",
-    "CaptionImages": "caption",
-    "AnswerQuestions": "answer",
-}
 # Whole or absent: they say what can be found out again.
 STATE_FILES = ("dataset.json", "CURRENT", "meta.json", "metrics.json", "LOCK")
-# A process that lost its parent has to notice it by itself.
-ORPHANED_S = 5.0
-
-
-@dataclass(frozen=True)
-class Kill:
-    """How a command dies; the fields are those of `Order`."""
-
-    die_at: int | None = None
-    torn_at: int | None = None
-    kill_after: int | None = None
-    delay_s: float = 0.0
-    group: bool = False
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A command, the corpus it starts from (None: none), and what it leaves when nobody disturbs it."""
-
-    words: Sequence[str]
-    before: Path | None
-    after: Path
-    events: Sequence[str]
 
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
     with Zygote() as process:
         yield process
-
-
-def _run(zygote: Zygote, words: Sequence[str], corpus: Path, kill: Kill) -> Ended:
-    trace, output = (corpus.with_name(f"{corpus.name}.{kind}") for kind in ("trace", "output"))
-    order = Order([*words, f"corpus={corpus}"], str(corpus), str(trace), str(output), SHARD_ROWS)
-    return zygote.run(replace(order, **vars(kill)))
-
-
-def _said(corpus: Path) -> str:
-    return corpus.with_name(f"{corpus.name}.output").read_text()
-
-
-def _events(corpus: Path) -> list[str]:
-    return corpus.with_name(f"{corpus.name}.trace").read_text().splitlines()
-
-
-def _scene(zygote: Zygote, words: Sequence[str], before: Path | None, after: Path) -> Scene:
-    if before is not None:
-        shutil.copytree(before, after)
-    ended = _run(zygote, words, after, Kill())
-    assert ended.code == 0, _said(after)
-    return Scene(words, before, after, _events(after))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +50,7 @@ def first_night(zygote: Zygote, folder: Path) -> Scene:
     photos = folder / "photos"
     write_pictures(photos, PICTURES, SEED)
     write_broken(photos, BROKEN, SEED)
-    return _scene(zygote, (*NIGHT, f"source.path={photos}"), None, folder / "first")
+    return played(zygote, (*NIGHT, f"source.path={photos}"), None, folder / "first")
 
 
 @pytest.fixture(scope="module")
@@ -110,141 +64,12 @@ def second_night(zygote: Zygote, folder: Path, first_night: Scene) -> Scene:
     deleted.unlink()
     moved.rename(photos / "new" / moved.name)
     shutil.copy(copied, photos / "new" / f"copy of {copied.name}")
-    return _scene(zygote, (*NIGHT, f"source.path={photos}"), first_night.after, folder / "second")
+    return played(zygote, (*NIGHT, f"source.path={photos}"), first_night.after, folder / "second")
 
 
 @pytest.fixture(scope="module")
 def compaction(zygote: Zygote, folder: Path, second_night: Scene) -> Scene:
-    return _scene(zygote, ("compact",), second_night.after, folder / "compact")
-
-
-def _place(event: str) -> str:
-    """The phase of an event of the trace: a stage, or what it does to which part of the corpus."""
-    kind, _, path = event.partition(" ")
-    if kind in ("begin", "end"):
-        return STAGES[path]
-    part, *rest = path.split("/")
-    if part == "index":
-        part = "index" if any(name.startswith("gen-") for name in rest) else "pointer"
-    return f"{part} {kind}"
-
-
-def _kills(scene: Scene, at_events: int, mid_file: int, outside: int, seed: int) -> list[Kill]:
-    rng = np.random.default_rng((seed, at_events))
-    return [
-        *_at_events(scene, at_events, rng),
-        *_mid_file(scene, mid_file, rng),
-        *_from_outside(scene, outside, rng),
-    ]
-
-
-def _at_events(scene: Scene, count: int, rng: np.random.Generator) -> list[Kill]:
-    """Deaths at events of all phases in turn."""
-    places = defaultdict(list)
-    for number, event in enumerate(scene.events, 1):
-        places[_place(event)].append(number)
-    order = rng.permutation(sorted(places))
-    return [Kill(die_at=int(rng.choice(places[order[turn % len(order)]]))) for turn in range(count)]
-
-
-def _mid_file(scene: Scene, count: int, rng: np.random.Generator) -> list[Kill]:
-    opened = [number for number, event in enumerate(scene.events, 1) if event.startswith("open")]
-    numbers = rng.choice(opened, count, replace=False)
-    return [Kill(die_at=int(number), torn_at=int(rng.integers(1, 400))) for number in numbers]
-
-
-def _from_outside(scene: Scene, count: int, rng: np.random.Generator) -> list[Kill]:
-    """Within the stages in turn, then anywhere; every second time the whole process group."""
-    stages = [event for event in dict.fromkeys(scene.events) if event.startswith("begin")]
-    kills = []
-    for turn, wanted in zip(range(count), cycle([*stages, ""]), strict=False):
-        after = [number for number, event in enumerate(scene.events, 1) if event.startswith(wanted)]
-        kills.append(Kill(None, None, int(rng.choice(after)), float(rng.uniform(0, 0.02)), turn % 2 == 0))
-    return kills
-
-
-def _shards(corpus: Path) -> dict[str, tuple[int, bytes]]:
-    return {
-        path.relative_to(corpus).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in corpus.rglob("*.parquet")
-        if path.name.startswith(("shard-", "merged-"))
-    }
-
-
-def _values(corpus: Path) -> dict[str, bytes]:
-    """All files whose names and bytes must be those of an undisturbed run."""
-    return {
-        path.relative_to(corpus).as_posix(): path.read_bytes()
-        for path in corpus.rglob("*")
-        if path.is_file() and path.relative_to(corpus).parts[0] not in ("changes", "index", "runs")
-    }
-
-
-def _temporary(corpus: Path) -> list[Path]:
-    return [path for path in corpus.rglob(".*") if path.is_file()]
-
-
-def _assert_same(corpus: Path, reference: Path) -> None:
-    assert _temporary(corpus) == []
-    found, wanted = _values(corpus), _values(reference)
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
-    gone, wanted_gone = (tombstones(Corpus(str(folder))).tolist() for folder in (corpus, reference))
-    assert gone == wanted_gone
-    assert _index(corpus) == _index(reference)
-
-
-def _index(folder: Path) -> bytes | None:
-    """The bytes of the current generation, its checksum verified."""
-    corpus = Corpus(str(folder))
-    generation = current_generation(corpus, "pocket")
-    if generation is None:
-        return None
-    open_index(corpus, "pocket")
-    return corpus.read_bytes("index", "pocket", generation, "index.faiss")
-
-
-def _rows(corpus: Corpus, dataset: str) -> pa.Table:
-    return pa.concat_tables(corpus.read_shard(dataset, shard) for shard in corpus.shards(dataset))
-
-
-def _ids(folder: Path) -> set[int]:
-    """The items that have a row in every dataset."""
-    corpus = Corpus(str(folder))
-    rows = (_rows(corpus, dataset)["image_id"].to_pylist() for dataset in DATASETS)
-    return set.intersection(*map(set, rows))
-
-
-def _kill_and_run_again(zygote: Zygote, scene: Scene, kill: Kill, corpus: Path) -> str:
-    """Returns the phase in which the command died."""
-    if scene.before is not None:
-        shutil.copytree(scene.before, corpus)
-    killed = _run(zygote, scene.words, corpus, kill)
-    assert killed.code in (-signal.SIGKILL, -signal.SIGXFSZ, 0), _said(corpus)
-    wait_until_gone(killed.session, ORPHANED_S)
-    phase = _place(_events(corpus)[-1]) if killed.code and _events(corpus) else "start or end"
-    finished = _shards(corpus)
-    _index(corpus)
-    if scene.before is not None:
-        assert _ids(scene.before) - set(tombstones(Corpus(str(corpus))).tolist()) <= _ids(corpus)
-    again = _run(zygote, scene.words, corpus, Kill())
-    assert again.code == 0, _said(corpus)
-    after = _shards(corpus)
-    assert [name for name in finished.keys() & after.keys() if finished[name] != after[name]] == []
-    _assert_same(corpus, scene.after)
-    shutil.rmtree(corpus)
-    return "torn " + phase if kill.torn_at is not None else phase
-
-
-def _kill_all(zygote: Zygote, scene: Scene, kills: Sequence[Kill], folder: Path) -> None:
-    phases: Counter[str] = Counter()
-    for number, kill in enumerate(kills):
-        try:
-            phases[_kill_and_run_again(zygote, scene, kill, folder / f"corpus-{number}")] += 1
-        except BaseException as error:
-            error.add_note(f"after {kill}, number {number}")
-            raise
-    print(f"\n{len(kills)} kills:", ", ".join(f"{count} x {phase}" for phase, count in phases.most_common()))
+    return played(zygote, ("compact",), second_night.after, folder / "compact")
 
 
 def test_undisturbed_night_has_one_row_for_each_item(first_night: Scene) -> None:
@@ -252,7 +77,7 @@ def test_undisturbed_night_has_one_row_for_each_item(first_night: Scene) -> None
     planned = pa.concat_tables(read_planned(corpus, shard) for shard in planned_shards(corpus))
     assert len(planned) == PICTURES + BROKEN
     for dataset in DATASETS:
-        assert _rows(corpus, dataset)["image_id"].equals(planned["image_id"]), dataset
+        assert rows_of(corpus, dataset)["image_id"].equals(planned["image_id"]), dataset
 
 
 @pytest.mark.parametrize(
@@ -261,7 +86,7 @@ def test_undisturbed_night_has_one_row_for_each_item(first_night: Scene) -> None
 def test_first_night_killed_at_any_moment_and_run_again_is_as_undisturbed(
     zygote: Zygote, first_night: Scene, tmp_path: Path, kills: tuple[int, int, int]
 ) -> None:
-    _kill_all(zygote, first_night, _kills(first_night, *kills, seed=SEED), tmp_path)
+    kill_all(zygote, first_night, draw_kills(first_night, *kills, seed=SEED), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +95,7 @@ def test_first_night_killed_at_any_moment_and_run_again_is_as_undisturbed(
 def test_night_over_a_changed_folder_killed_at_any_moment_and_run_again_is_as_undisturbed(
     zygote: Zygote, second_night: Scene, tmp_path: Path, kills: tuple[int, int, int]
 ) -> None:
-    _kill_all(zygote, second_night, _kills(second_night, *kills, seed=SEED), tmp_path)
+    kill_all(zygote, second_night, draw_kills(second_night, *kills, seed=SEED), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +104,7 @@ def test_night_over_a_changed_folder_killed_at_any_moment_and_run_again_is_as_un
 def test_compaction_killed_at_any_moment_and_run_again_is_as_undisturbed(
     zygote: Zygote, compaction: Scene, tmp_path: Path, kills: tuple[int, int, int]
 ) -> None:
-    _kill_all(zygote, compaction, _kills(compaction, *kills, seed=SEED), tmp_path)
+    kill_all(zygote, compaction, draw_kills(compaction, *kills, seed=SEED), tmp_path)
 
 
 @pytest.mark.parametrize("part", [0, 0.5], ids=["empty", "half"])
@@ -294,11 +119,11 @@ def test_night_over_torn_state_files_repairs_them(
     assert torn
     for path in torn:
         os.truncate(path, int(path.stat().st_size * part))
-    shards = _shards(corpus)
-    again = _run(zygote, second_night.words, corpus, Kill())
-    assert again.code == 0, _said(corpus)
-    assert _shards(corpus) == shards
-    _assert_same(corpus, second_night.after)
+    shards = shards_of(corpus)
+    again = run(zygote, second_night.words, corpus, Kill())
+    assert again.code == 0, said(corpus)
+    assert shards_of(corpus) == shards
+    assert_same(corpus, second_night.after)
 
 
 @pytest.mark.parametrize("part", [0, 0.5], ids=["empty", "half"])
@@ -310,8 +135,8 @@ def test_night_over_a_torn_journal_fails_in_one_line_that_names_it(
     shutil.copytree(second_night.after, corpus)
     torn = sorted((corpus / folder_name).glob("*.parquet"))[-1]
     os.truncate(torn, int(torn.stat().st_size * part))
-    before = _values(corpus)
-    assert _run(zygote, second_night.words, corpus, Kill()).code == 1
-    (line,) = _said(corpus).splitlines()
+    before = values_of(corpus)
+    assert run(zygote, second_night.words, corpus, Kill()).code == 1
+    (line,) = said(corpus).splitlines()
     assert str(torn) in line
-    assert _values(corpus) == before
+    assert values_of(corpus) == before
