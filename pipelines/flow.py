@@ -187,6 +187,8 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
     if cluster.address is None:
         actors = sum(step.actors.count * step.actors.cpus for step in steps if step.actors)
         options["num_cpus"] = math.ceil((cluster.cpus or os.cpu_count() or 1) + actors + 1)
+        if cluster.dashboard:
+            _require_dashboard()
         options["include_dashboard"] = cluster.dashboard
         options["dashboard_host"] = "127.0.0.1"
     with _stderr_kept_back(), _signals_kept():
@@ -205,6 +207,13 @@ def _keep_private() -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _require_dashboard() -> None:
+    try:
+        import ray.dashboard.optional_deps  # noqa: F401
+    except ImportError as error:
+        raise CorpusError(f"cluster.dashboard needs pip install 'ray[default]': {error}") from error
 
 
 @contextmanager
@@ -247,7 +256,7 @@ def _stderr_kept_back() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(terminal, held.read())
             raise
