@@ -19,6 +19,7 @@ from pipelines import cli
 from stages.checkpoints import POCKET, Device, Dtype, ModelLoadError
 from stages.generators.loading import load_model
 from stages.generators.protocol import GeneratorConfig, GeneratorRun
+from stages.isolation.wire import Raised, unpack_reply
 from stages.pocket.corpus import write_pictures
 from stages.towers import load_image_tower, load_text_tower, load_tokenizer
 
@@ -27,8 +28,8 @@ FOLDERS = ("conf", "pipelines", "stages", "scripts")
 SOURCES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
 
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-# The private pipe between a process and the child that it started itself to decode hostile images.
-ISOLATION = ("isolate", "isolation/child", "isolation/process", "isolation/wire")
+# What a process sends to the child that it started itself to decode hostile images; never what comes back.
+ISOLATION = ("isolate", "isolation/child", "isolation/process")
 PICKLE_DOORS = {f"stages/{name}.py" for name in ISOLATION}
 RUNS_CODE = {"eval", "exec", "compile", "os.system", "os.popen", "torch.jit.load"}
 
@@ -88,6 +89,19 @@ def test_module_reads_nothing_that_can_run_code(path: Path) -> None:
 )
 def test_dangers_of_a_source_that_runs_what_it_reads_are_found(source: str) -> None:
     assert dangers(source)
+
+
+@pytest.mark.parametrize(
+    "named", [("builtins", "exec"), ("os", "mkdir"), ("stages.isolate", "pickle")], ids=str
+)
+def test_reply_of_a_decoder_that_names_code_runs_none_of_it(named: tuple[str, str], marker: Path) -> None:
+    module, name = named
+    said = [f"import os; os.mkdir({str(marker)!r})" if name == "exec" else str(marker)]
+    reply = {"kind": "Raised", "module": module, "name": name, "arguments": said, "trace": ""}
+    raised = unpack_reply(json.dumps(reply).encode())
+    assert isinstance(raised, Raised)
+    assert type(raised.rebuilt()) is RuntimeError
+    assert not marker.exists()
 
 
 # Checkpoints that carry code

@@ -7,17 +7,26 @@ import resource
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from stages.base import ReportsRows, Stage
 from stages.chain import run_chain
-from stages.isolation.wire import Buffer, Made, Progress, Raised, Ready, Request, Verdict, receive, send
+from stages.isolation.wire import (
+    Buffer,
+    Made,
+    Progress,
+    Raised,
+    Ready,
+    Request,
+    Verdict,
+    pack_reply,
+    receive,
+    send,
+)
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -47,9 +56,10 @@ def serve(parent: socket.socket, buffer: Buffer, progress: Progress) -> None:
     with suppress(EOFError, ConnectionError):
         reply, stages = _made(receive(parent), progress)
         _silence()
-        send(parent, reply)
+        send(parent, pack_reply(reply))
         while True:
-            send(parent, _answer(receive(parent), stages, buffer, progress))
+            request = pickle.loads(receive(parent))
+            send(parent, pack_reply(_answer(request, stages, buffer, progress)))
 
 
 def _silence() -> None:
@@ -64,20 +74,22 @@ def _made(factories: bytes, progress: Progress) -> tuple[Ready | Raised, Mapping
         stages: dict[str, Stage] = {name: make() for name, make in pickle.loads(factories).items()}
     # Whatever it is, it is the parent's to judge.
     except Exception as error:
-        return Raised(_pickled(error)), {}
+        return Raised.of(error), {}
     for stage in stages.values():
         if isinstance(stage, ReportsRows):
             stage.report_rows(progress.at)
     return Ready(), stages
 
 
-def _answer(request: Request, stages: Mapping[str, Stage], buffer: Buffer, progress: Progress) -> Any:
+def _answer(
+    request: Request, stages: Mapping[str, Stage], buffer: Buffer, progress: Progress
+) -> Made | Raised:
     try:
         rows = pa.ipc.open_stream(request.rows).read_all()
         return Made(buffer.write(_worked(rows, request.verdict, stages, progress)))
     # As above.
     except Exception as error:
-        return Raised(_pickled(error))
+        return Raised.of(error)
     finally:
         progress.at(None)
 
@@ -99,18 +111,6 @@ def _judged(rows: pa.Table, verdict: Verdict | None) -> pa.Table:
         values = pa.array([value] * len(rows), pa.string())
         rows = rows.set_column(rows.column_names.index(name), name, values)
     return rows
-
-
-def _pickled(error: Exception) -> bytes:
-    """The exception with its traceback as a note; as a RuntimeError where it cannot travel as itself."""
-    error.add_note("".join(traceback.format_exception(error)))
-    try:
-        data = pickle.dumps(error)
-        pickle.loads(data)
-    # Exceptions of libraries fail to be pickled in any way they like.
-    except Exception:
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return data
 
 
 if __name__ == "__main__":

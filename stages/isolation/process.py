@@ -18,7 +18,18 @@ from typing import IO
 
 import pyarrow as pa
 
-from stages.isolation.wire import Buffer, Made, Progress, Raised, Ready, Request, Verdict, receive, send
+from stages.isolation.wire import (
+    Buffer,
+    Made,
+    Progress,
+    Raised,
+    Ready,
+    Request,
+    Verdict,
+    receive,
+    send,
+    unpack_reply,
+)
 
 _LOOK_EVERY_S = 1.0
 
@@ -57,7 +68,7 @@ class Child:
     def _await_ready(self, factories: bytes, said: IO[bytes]) -> None:
         try:
             send(self._socket, factories)
-            reply = receive(self._socket)
+            reply = unpack_reply(receive(self._socket))
         except (EOFError, ConnectionError):
             self.close()
             said.seek(0)
@@ -69,7 +80,7 @@ class Child:
             raise
         if isinstance(reply, Raised):
             self.close()
-            raise pickle.loads(reply.error)
+            raise reply.rebuilt()
         assert isinstance(reply, Ready)
 
     @property
@@ -83,9 +94,9 @@ class Child:
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         try:
-            send(self._socket, Request(sink.getvalue().to_pybytes(), verdict))
+            send(self._socket, pickle.dumps(Request(sink.getvalue().to_pybytes(), verdict)))
             timed_out = self._overstays(timeout_s)
-            reply = None if timed_out else receive(self._socket)
+            reply = None if timed_out else unpack_reply(receive(self._socket))
         except (EOFError, ConnectionError):
             return self._death(timed_out=False)
         # An answer that nobody fetched, as after Ctrl-C, would be taken for that to the next request.
@@ -93,7 +104,7 @@ class Child:
             self.close()
             raise
         if isinstance(reply, Raised):
-            raise pickle.loads(reply.error)
+            raise reply.rebuilt()
         return self._buffer.read(reply.size) if isinstance(reply, Made) else self._death(timed_out=True)
 
     def _overstays(self, timeout_s: float) -> bool:

@@ -1,12 +1,16 @@
 """What passes between a process and the child that works for it: messages, tables, and where the child is."""
 
+import builtins
+import json
 import mmap
 import os
-import pickle
 import socket
 import struct
+import sys
 import time
-from dataclasses import dataclass
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,20 +51,65 @@ class Made:
 
 @dataclass(frozen=True)
 class Raised:
-    """A stage raised: the exception, pickled."""
+    """A stage raised: the exception's type, what it was made of, and its traceback."""
 
-    error: bytes
+    module: str
+    name: str
+    arguments: Sequence[Any]
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "Raised":
+        arguments = list(error.args)
+        if isinstance(error, OSError) and error.filename is not None:
+            arguments = [error.errno, error.strerror, str(error.filename)]
+        try:
+            json.dumps(arguments)
+        except TypeError:
+            arguments = [str(error)]
+        kind, trace = type(error), "".join(traceback.format_exception(error))
+        return cls(kind.__module__, kind.__qualname__, arguments, trace)
+
+    def rebuilt(self) -> Exception:
+        """The exception, with the child's traceback as a note; a RuntimeError for one of a library."""
+        kind = (
+            getattr(builtins, self.name, None) if self.module == "builtins" else _own(self.module, self.name)
+        )
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            error = kind(*self.arguments)
+        else:
+            error = RuntimeError(f"{self.name}: {' '.join(map(str, self.arguments))}")
+        error.add_note(self.trace)
+        return error
 
 
-def send(to: socket.socket, message: Any) -> None:
-    data = pickle.dumps(message)
-    to.sendall(_LENGTH.pack(len(data)) + data)
+def _own(module: str, name: str) -> Any:
+    """Of Darkroom's own stages only: what the child says must not choose what is imported here."""
+    return getattr(sys.modules.get(module), name, None) if module.startswith("stages.") else None
 
 
-def receive(of: socket.socket) -> Any:
+# Requests are pickles. What comes back may be the work of an image that took the child over, so it is JSON,
+# and nothing in it is run.
+_REPLIES: dict[str, type[Ready | Made | Raised]] = {kind.__name__: kind for kind in (Ready, Made, Raised)}
+
+
+def send(to: socket.socket, message: bytes) -> None:
+    to.sendall(_LENGTH.pack(len(message)) + message)
+
+
+def receive(of: socket.socket) -> bytes:
     """The next message. Raises EOFError where the other side is gone."""
     (size,) = _LENGTH.unpack(_exactly(of, _LENGTH.size))
-    return pickle.loads(_exactly(of, size))
+    return _exactly(of, size)
+
+
+def pack_reply(reply: Ready | Made | Raised) -> bytes:
+    return json.dumps({"kind": type(reply).__name__, **asdict(reply)}).encode()
+
+
+def unpack_reply(message: bytes) -> Ready | Made | Raised:
+    fields = json.loads(message)
+    return _REPLIES[fields.pop("kind")](**fields)
 
 
 def _exactly(of: socket.socket, size: int) -> bytes:
