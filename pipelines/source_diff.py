@@ -19,6 +19,8 @@ from stages.schemas import PLAN
 Digest: TypeAlias = Callable[[Sequence[str]], Sequence[str | None]]
 """SHA-256 of the files of some URIs; None for one that cannot be read."""
 
+_PART = 8192
+
 LISTING = pa.schema([field for field in PLAN if field.name in ("uri", "size", "mtime_ns")])
 
 
@@ -181,13 +183,17 @@ def _equal(one: pa.ChunkedArray, other: pa.Array) -> pa.ChunkedArray:
 
 def _digested(files: pa.Table, chosen: pa.ChunkedArray, digest: Digest) -> pa.Table:
     """With `sha256` filled in for the chosen rows; kept where it is known already."""
-    known = "sha256" in files.column_names
-    before = files["sha256"].to_pylist() if known else [None] * len(files)
-    rows = np.flatnonzero([want and not have for want, have in zip(chosen.to_pylist(), before, strict=True)])
-    for row, found in zip(rows, digest(files["uri"].take(pa.array(rows)).to_pylist()), strict=True):
-        before[row] = found
-    files = files.drop_columns(["sha256"]) if known else files
-    return files.append_column("sha256", pa.array(before, pa.string()))
+    if "sha256" not in files.column_names:
+        files = files.append_column("sha256", pa.nulls(len(files), pa.string()))
+    known = files["sha256"]
+    rows = np.flatnonzero(pc.and_(chosen, pc.is_null(known)).to_numpy())
+    # A part at a time: of a million files the URIs and digests would be half a gigabyte of Python's strings.
+    parts = [files["uri"].take(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
+    found = pa.chunked_array([pa.array(digest(uris.to_pylist()), pa.string()) for uris in parts], pa.string())
+    place = np.full(len(files), -1)
+    place[rows] = np.arange(len(rows))
+    read = found.take(pa.array(place, mask=place < 0))
+    return files.set_column(files.column_names.index("sha256"), "sha256", pc.coalesce(known, read))
 
 
 def _worth_reading(files: pa.Table, known: pa.Table | None, forgotten: Forgotten) -> pa.ChunkedArray:

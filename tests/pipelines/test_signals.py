@@ -264,10 +264,9 @@ def test_process_that_does_not_end_is_ended_in_time_with_its_children(start_job:
 def test_second_signal_ends_the_process_at_once(start_job: StartJob) -> None:
     process, _ = start_job(FOR_EVER, FOR_EVER)
     started = time.monotonic()
-    while process.poll() is None:
+    while process.poll() is None and time.monotonic() - started < PROMISED_S / 2:
         process.send_signal(signal.SIGINT)
     assert process.returncode == EXIT_CODE
-    assert time.monotonic() - started < PROMISED_S / 2
 
 
 def test_one_signal_that_arrives_twice_lets_the_process_clear_up(start_job: StartJob) -> None:
