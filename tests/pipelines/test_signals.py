@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipelines import cli
 from pipelines.corpus import LOCK, Corpus
 from pipelines.interrupt import EXIT_CODE
 from pipelines.tracking import TrackingConfig, store_of
@@ -201,6 +202,17 @@ def test_night_on_ray_killed_leaves_nobody_computing_and_completes(start: Start)
     _wait_until_gone(agents, DEADLINE_S)
     again = start("cluster=ray", "tracking=off")
     assert again.process.wait(DEADLINE_S) == 0, again.said
+
+
+def test_second_night_beside_a_running_one_is_refused_and_the_first_completes(
+    start: Start, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = start("cluster=local", "tracking=off")
+    first.wait_until(_locked)
+    words = ["nightly", f"source.path={photos}", f"corpus={tmp_path / 'corpus'}", "captioner=none"]
+    assert cli.main([*words, "cluster=local", "tracking=off"]) == 1
+    assert f"{first.process.pid} " in capsys.readouterr().err
+    assert first.process.wait(DEADLINE_S) == 0, first.said
 
 
 # A process that does not end by itself: `busy` is where its main thread is, `after` how it clears up.
