@@ -45,11 +45,12 @@ class Command:
 
     def __init__(self, photos: Path, corpus: Path, words: Sequence[str]) -> None:
         self._said = corpus.with_suffix(".stderr")
-        night = ["nightly", f"source.path={photos}", f"corpus={corpus}", "captioner=none", *words]
+        # The pictures repeat, and each is to be worked on all the same.
+        night = ["nightly", f"source.path={photos}", f"corpus={corpus}", "captioner=none", "reuse=false"]
         code = "import sys; from pipelines.cli import main; sys.exit(main())"
         with self._said.open("wb") as said:
             self.process = psutil.Popen(
-                [sys.executable, "-c", code, *night],
+                [sys.executable, "-c", code, *night, *words],
                 stdout=subprocess.DEVNULL,
                 stderr=said,
                 start_new_session=True,
