@@ -135,7 +135,8 @@ def write_outputs(flow: Flow, number: int, shard: pa.Table, copies: Copies) -> S
     seconds = seconds_of(shard) | {"write": time.perf_counter() - start}
     rejects = _rejects(flow, tables)
     totals = {name: float(pc.sum(shard[name]).as_py() or 0) for name in flow.totals}
-    return ShardResult(number, len(shard), seconds, rejects, totals, notes_of(shard))
+    copied = pc.count_distinct(next(iter(tables.values()))["image_id"]).as_py() - len(shard)
+    return ShardResult(number, len(shard), seconds, rejects, totals, notes_of(shard), copied)
 
 
 def with_copies(computed: pa.Table, copied: pa.Table | None) -> pa.Table:

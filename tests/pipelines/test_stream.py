@@ -80,6 +80,16 @@ def test_write_outputs_counts_rows_rejects_and_totals(stream: pa.Table, tmp_path
     assert flow.corpus.shards("answers/a") == [4]
 
 
+def test_write_outputs_with_copies_beside_computed_rows_counts_both(stream: pa.Table, tmp_path: Path) -> None:
+    flow = Flow(Corpus(str(tmp_path)), [], OUTPUTS)
+    copies = {output.dataset: dataset_rows(stream.slice(2), output) for output in OUTPUTS}
+    result = write_outputs(flow, 4, stream.slice(0, 2), copies)
+    assert (result.rows, result.copied) == (2, 1)
+    for output in OUTPUTS:
+        written = flow.corpus.read_shard(output.dataset, 4)
+        assert written.equals(dataset_rows(stream, output))
+
+
 def test_run_stages_with_a_stage_that_loses_a_row_raises(stream: pa.Table) -> None:
     with pytest.raises(AssertionError, match="loses"):
         run_stages(stream, {"loses": lambda shard: shard.slice(1)})
