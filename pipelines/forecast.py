@@ -28,15 +28,8 @@ def forecast(
     config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], diff: SourceDiff
 ) -> Forecast:
     """What `nightly` would find to do."""
-    images = {
-        "new": len(diff.new) - diff.count(Change.REPLACED) - diff.count(Change.RETRIED),
-        "changed": diff.count(Change.REPLACED),
-        "moved": diff.count(Change.MOVED),
-        "deleted": diff.count(Change.DELETED),
-        "tried again": diff.count(Change.RETRIED),
-        "copies of others": diff.copies,
-        "left out, taken down": diff.banned,
-    }
+    new = len(diff.new) - diff.count(Change.REPLACED) - diff.count(Change.RETRIED)
+    images = {"new": new} | diff.fates
     planned = planned_shards(corpus)
     rows = {}
     for name in wanted:

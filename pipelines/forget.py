@@ -13,9 +13,9 @@ from pipelines.corpus import Corpus
 from pipelines.forgotten import FORGOTTEN, remember, uri_digest
 from pipelines.lock import locked
 from pipelines.report import shows
-from pipelines.reuse import ITEMS
+from pipelines.reuse import item_digests, stored_rows
 from pipelines.source_diff import planned_items
-from stages.schemas import shard_of
+from stages.schemas import CAPTIONS
 
 _PAGE = (
     b"<!doctype html><meta charset=utf-8><title>Darkroom</title>"
@@ -85,12 +85,7 @@ def _items(corpus: Corpus) -> pa.Table:
     Also of those that are gone already: what was deleted may have to be forgotten.
     """
     planned = planned_items(corpus).select(["image_id", "uri", "size"])
-    tables = [corpus.read_shard(ITEMS, shard, ["image_id", "sha256"]) for shard in corpus.shards(ITEMS)]
-    if not tables:
-        return planned.append_column("sha256", pa.nulls(len(planned), pa.string()))
-    stored = pa.concat_tables(tables)
-    row = pc.index_in(planned["image_id"], stored["image_id"].combine_chunks())
-    return planned.append_column("sha256", stored["sha256"].take(row))
+    return planned.append_column("sha256", item_digests(corpus, planned["image_id"].combine_chunks()))
 
 
 def _remembered(found: pa.Table, uris: Sequence[str]) -> pa.Table:
@@ -104,13 +99,10 @@ def _remembered(found: pa.Table, uris: Sequence[str]) -> pa.Table:
 
 def _texts(corpus: Corpus, found: pa.Table) -> set[str]:
     """What a page would say of these images: their URIs and captions."""
-    texts = set(found["uri"].to_pylist())
-    shards = {shard_of(item) for item in found["image_id"].to_pylist()}
+    texts, ids = set(found["uri"].to_pylist()), found["image_id"].combine_chunks()
     for dataset in (name for name in corpus.datasets() if name.startswith("captions/")):
-        for shard in shards.intersection(corpus.shards(dataset)):
-            rows = corpus.read_shard(dataset, shard, ["image_id", "caption"])
-            rows = rows.filter(pc.is_in(rows["image_id"], found["image_id"].combine_chunks()))
-            texts.update(rows["caption"].drop_null().to_pylist())
+        rows = stored_rows(corpus, dataset, CAPTIONS, ids, ["image_id", "caption"])
+        texts.update(rows["caption"].drop_null().to_pylist())
     return texts - {""}
 
 

@@ -64,8 +64,8 @@ def develop(
     terminal: Console,
 ) -> Night:
     """What the holder of the corpus's lock does: everything that was planned and is not there."""
-    night = Night.begin(config, corpus, wanted, diff)
-    if not missing_shards(corpus, wanted) and not index_is_due(night):
+    night, streams = Night.begin(config, corpus, wanted, diff), missing_shards(corpus, wanted)
+    if not streams and not index_is_due(night):
         return night
     with (
         track(config.tracking, Run(night.run, config.corpus, as_dict(config)), night.notes.append) as tracker,
@@ -74,7 +74,7 @@ def develop(
         live = Live(night.tally, tracker, display)
         # Copies last: what they share has to be there.
         for reuses in (False, True):
-            fill(night, live, reuses)
+            fill(night, live, streams, reuses)
         corpus.remove_partial_files()  # of workers that were killed on the way
         night.notes += night.tally.notes
         if index_is_due(night):
@@ -85,10 +85,10 @@ def develop(
     return night
 
 
-def fill(night: Night, live: Live, reuses: bool) -> None:
+def fill(night: Night, live: Live, streams: Streams, reuses: bool) -> None:
     """Shards that miss something: those whose items share the values of others, or those without."""
     config, corpus, wanted = night.config, night.corpus, night.wanted
-    for names, shards in missing_shards(corpus, wanted).items():
+    for names, shards in streams.items():
         flow = flow_of(config, corpus, [wanted[name] for name in wanted if name in names])
         to_compute = []
         for planned in shards:

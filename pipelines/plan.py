@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import journal
-from pipelines.changes import tombstones
+from pipelines.changes import tombstones, without
 from pipelines.corpus import Corpus, write_row_groups
+from stages.index.vectors import Ids
 from stages.schemas import PLAN, ROW_BITS, SHARD_ROWS, shard_of
 
 # 1,024 shards are half a million rows: the footer of one plan file stays under a megabyte.
@@ -25,8 +25,6 @@ NEW = pa.schema(
     ]
 )
 """Rows to be planned. `sha256`: of the bytes, where another file of the same size made it worth knowing."""
-
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ def _is_empty(corpus: Corpus, planned: PlannedShard) -> bool:
 def read_planned(corpus: Corpus, planned: PlannedShard) -> pa.Table:
     """The plan rows of one shard without those that are gone, schema `PLAN`."""
     rows = corpus.read_parquet(NAME, planned.file, row_group=planned.row_group)
-    if not planned.gone:
-        return rows
-    return rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=pa.array(planned.gone, pa.int64()))))
+    return without(rows, np.array(planned.gone, np.int64))
 
 
 def extend(corpus: Corpus, new: pa.Table) -> int:

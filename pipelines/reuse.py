@@ -10,24 +10,30 @@ import pyarrow.compute as pc
 from pipelines.corpus import Corpus
 from pipelines.plan import PlannedShard, read_planned
 from pipelines.stream import Copies, Flow, Output, ShardResult, commit, with_copies
-from stages.schemas import Status, shard_of
+from stages import schemas
+from stages.schemas import ROW_BITS, Status
 
 ITEMS = "items"
 
 
 def item_digests(corpus: Corpus, ids: pa.Array) -> pa.Array:
     """The stored `sha256` of items: string [ids], null where an item was not read or not decoded."""
-    wanted = ids.to_numpy(zero_copy_only=False)
-    present = set(corpus.shards(ITEMS))
-    tables = [
-        corpus.read_shard(ITEMS, shard, ["image_id", "sha256"])
-        for shard in sorted({shard_of(int(item)) for item in wanted} & present)
-    ]
-    if not tables:
-        return pa.nulls(len(ids), pa.string())
-    stored = pa.concat_tables(tables)
+    stored = stored_rows(corpus, ITEMS, schemas.ITEMS, ids, ["image_id", "sha256"])
     row = pc.index_in(ids, stored["image_id"].combine_chunks())
     return stored["sha256"].combine_chunks().take(row)
+
+
+def stored_rows(
+    corpus: Corpus, dataset: str, schema: pa.Schema, ids: pa.Array, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of those ids that are there: none of shards that are not done. `columns` name `image_id`."""
+    shards = np.unique(ids.to_numpy(zero_copy_only=False) >> ROW_BITS)
+    present = np.intersect1d(shards, corpus.shards(dataset)).tolist()
+    tables = [table for _, table in corpus.scan(dataset, columns, present)]
+    if not tables:
+        return schema.empty_table().select(columns or schema.names)
+    found = pa.concat_tables(tables)
+    return found.filter(pc.is_in(found["image_id"], ids))
 
 
 def copies_of(corpus: Corpus, planned: PlannedShard, outputs: Sequence[Output]) -> Copies:
@@ -75,7 +81,7 @@ def copy_shard(flow: Flow, planned: PlannedShard) -> ShardResult | None:
 
 
 def _copies(corpus: Corpus, rows: pa.Table, output: Output) -> pa.Table:
-    values = _values(corpus, rows["reused_from"].to_pylist(), output)
+    values = _values(corpus, rows["reused_from"].combine_chunks(), output)
     place = pa.table({"origin": values["image_id"], "place": np.arange(len(values))})
     # Several items may share an origin, and an origin may have several rows: every item takes all of them.
     pairs = rows.select(["image_id", "uri", "reused_from"]).join(
@@ -87,14 +93,8 @@ def _copies(corpus: Corpus, rows: pa.Table, output: Output) -> pa.Table:
     return taken
 
 
-def _values(corpus: Corpus, origins: Sequence[int], output: Output) -> pa.Table:
+def _values(corpus: Corpus, origins: pa.Array, output: Output) -> pa.Table:
     """The rows of those origins that are there and `ok` in all of them."""
-    present = set(corpus.shards(output.dataset))
-    tables = [
-        corpus.read_shard(output.dataset, shard)
-        for shard in sorted({shard_of(origin) for origin in origins} & present)
-    ]
-    found = pa.concat_tables(tables) if tables else output.schema.empty_table()
-    found = found.filter(pc.is_in(found["image_id"], pa.array(origins, pa.int64())))
+    found = stored_rows(corpus, output.dataset, output.schema, origins)
     failed = found.filter(pc.not_equal(found["status"], Status.OK.value))["image_id"]
     return found.filter(pc.invert(pc.is_in(found["image_id"], failed.combine_chunks())))

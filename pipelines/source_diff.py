@@ -15,13 +15,12 @@ from pipelines.forgotten import Forgotten
 from pipelines.plan import NEW, split_copies
 from pipelines.reuse import item_digests
 from stages.schemas import PLAN
+from stages.sources.folder import FILES
 
 Digest: TypeAlias = Callable[[Sequence[str]], Sequence[str | None]]
 """SHA-256 of the files of some URIs; None for one that cannot be read."""
 
 _PART = 8192
-
-LISTING = pa.schema([field for field in PLAN if field.name in ("uri", "size", "mtime_ns")])
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,18 @@ class SourceDiff:
         return len(split_copies(self.new)[1]) - self.count(Change.RETRIED)
 
     @property
+    def fates(self) -> dict[str, int]:
+        """How many images became what, beside those that are simply new; in words for a person."""
+        return {
+            "changed": self.count(Change.REPLACED),
+            "moved": self.count(Change.MOVED),
+            "deleted": self.count(Change.DELETED),
+            "tried again": self.count(Change.RETRIED),
+            "left out because they were taken down": self.banned,
+            "share the values of an identical one": self.copies,
+        }
+
+    @property
     def live(self) -> int:
         """Items of the corpus once the changes are made."""
         return self.known + len(self.new) - len(self.changes) + self.count(Change.TOUCHED)
@@ -64,20 +75,12 @@ class SourceDiff:
 
 def describe_diff(diff: SourceDiff) -> str:
     """One line of what is not simply new; empty where there is nothing of the kind."""
-    parts = {
-        "changed": diff.count(Change.REPLACED),
-        "moved": diff.count(Change.MOVED),
-        "deleted": diff.count(Change.DELETED),
-        "tried again": diff.count(Change.RETRIED),
-        "left out because they were taken down": diff.banned,
-        "share the values of an identical one": diff.copies,
-    }
-    told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
+    told = ", ".join(f"{count:,} {what}" for what, count in diff.fates.items() if count)
     return f"of the images, {told}" if told else ""
 
 
 def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -> SourceDiff:
-    """Writes nothing. `listing`: schema `LISTING`, one row a file; files are read through `digest`.
+    """Writes nothing. `listing`: schema `FILES`, one row a file; files are read through `digest`.
 
     A file is changed where its size differs, or its time and then its bytes. One that is gone while the
     same bytes are new elsewhere was moved.
@@ -114,7 +117,7 @@ def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -
 
 def planned_items(corpus: Corpus) -> pa.Table:
     """image_id, uri, size, mtime_ns of every planned item by id, as last seen; bools `gone`, `forgotten`."""
-    columns = ["image_id", *LISTING.names]
+    columns = ["image_id", *FILES.names]
     tables = [
         corpus.read_parquet(plan.NAME, file, columns=columns) for file in journal.files(corpus, plan.NAME)
     ]

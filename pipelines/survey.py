@@ -71,8 +71,7 @@ def rejected_items(corpus: Corpus, wanted: Mapping[str, Product], reasons: Seque
     """Ids that have one of the reasons as their status in a wanted dataset, and are not gone."""
     found: set[int] = set()
     for name in wanted if reasons else ():
-        for shard in corpus.shards(name):
-            rows = corpus.read_shard(name, shard, ["image_id", "status"])
+        for _, rows in corpus.scan(name, ["image_id", "status"]):
             failed = rows.filter(pc.is_in(rows["status"], value_set=pa.array(reasons)))
             found.update(failed["image_id"].to_pylist())
     return sorted(found.difference(tombstones(corpus).tolist()))
