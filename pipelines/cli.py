@@ -11,24 +11,21 @@ from rich.text import Text
 
 from pipelines import interrupt, terminal
 from pipelines.compact import compact
-from pipelines.config import (
-    PIPELINES,
+from pipelines.config import PIPELINES, ConfigError, load, menu
+from pipelines.corpus import Corpus, CorpusError
+from pipelines.describe import describe
+from pipelines.forget import forget
+from pipelines.index.whole import indexes
+from pipelines.interrupt import interruptible
+from pipelines.jobs import (
     CompactConfig,
-    ConfigError,
     DescribeConfig,
     ForgetConfig,
     Format,
     NightlyConfig,
     SearchConfig,
     VerifyConfig,
-    load,
-    menu,
 )
-from pipelines.corpus import Corpus, CorpusError
-from pipelines.describe import describe
-from pipelines.forget import forget
-from pipelines.index import indexes
-from pipelines.interrupt import interruptible
 from pipelines.legible import legible, legible_json
 from pipelines.nightly import nightly, preview
 from pipelines.redact import redact_text

@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import index, journal
+from pipelines import journal
 from pipelines.changes import Change, read_changes, tombstones, without
-from pipelines.config import CompactConfig
 from pipelines.corpus import FILE, FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
 from pipelines.facts import Compacted, Compaction
+from pipelines.index import whole as index
+from pipelines.jobs import CompactConfig
 from pipelines.lock import locked
 from pipelines.shards import Part, merged_file
 from stages.index.vectors import Ids

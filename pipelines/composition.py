@@ -14,6 +14,9 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+REQUIRED: Any = "???"
+"""The default of a key that has none, as OmegaConf writes it."""
+
 
 def thawed(schema: type[Any]) -> type[Any]:
     """The mutable twin of a frozen dataclass, always the same one: lists for tuples, texts for enums."""
@@ -66,13 +69,13 @@ def _without_none(hint: Any) -> Any:
 
 def _thawed_default(field: dataclasses.Field[Any], hints: Mapping[str, Any]) -> Any:
     inner, default = _without_none(hints[field.name]), field.default
-    if dataclasses.is_dataclass(inner) and default not in (None, "???"):
+    if dataclasses.is_dataclass(inner) and default not in (None, REQUIRED):
         return dataclasses.field(default_factory=thawed(typing.cast(type[Any], inner)))
     if isinstance(default, tuple):
         return dataclasses.field(default_factory=partial(list, default))
     if isinstance(default, Enum):
         return dataclasses.field(default=default.value)
-    return dataclasses.field(default="???" if default is dataclasses.MISSING else default)
+    return dataclasses.field(default=REQUIRED if default is dataclasses.MISSING else default)
 
 
 def build(hint: Any, value: Any, key: str = "") -> Any:

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from pipelines.config import ConfigError, NightlyConfig
+from pipelines.config import ConfigError
 from pipelines.corpus import DatasetInfo, fingerprint
+from pipelines.jobs import NightlyConfig
 from pipelines.reuse import ITEMS
 from pipelines.stream import Output
 from stages import answer, caption, decode, embed, schemas

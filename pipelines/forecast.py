@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.changes import Change
-from pipelines.config import NightlyConfig
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
+from pipelines.jobs import NightlyConfig
 from pipelines.plan import planned_shards
 from pipelines.source_diff import SourceDiff
 

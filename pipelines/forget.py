@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.changes import Change, gone, record, tombstones
-from pipelines.config import ConfigError, ForgetConfig
+from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
 from pipelines.forgotten import FORGOTTEN, remember, uri_digest
+from pipelines.jobs import ForgetConfig
 from pipelines.lock import locked
 from pipelines.report import shows
 from pipelines.reuse import item_digests, stored_rows

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pipelines.config import NightlyConfig, as_dict, to_yaml
+from pipelines.config import as_dict, to_yaml
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
 from pipelines.facts import IndexFacts, Report
+from pipelines.jobs import NightlyConfig
 from pipelines.plan import planned_shards
 from pipelines.redact import redact
 from pipelines.report import render

@@ -6,13 +6,14 @@ from functools import partial
 
 from rich.console import Console
 
-from pipelines import index
 from pipelines.changes import record
-from pipelines.config import NightlyConfig, as_dict
+from pipelines.config import as_dict
 from pipelines.corpus import Corpus
 from pipelines.datasets import ModelProduct, Product, products
 from pipelines.flow import run_flow
 from pipelines.forecast import Forecast, forecast
+from pipelines.index import whole as index
+from pipelines.jobs import NightlyConfig
 from pipelines.lock import locked
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report

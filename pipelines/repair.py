@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipelines import index, journal, plan
+from pipelines import journal, plan
 from pipelines.changes import tombstones, without
 from pipelines.corpus import FINGERPRINT, QUARANTINE, Corpus, CorpusError, shard_file, stamp, write_row_groups
+from pipelines.index import whole as index
 from pipelines.integrity import Fault, Remedy, check_plan, read_sealed
 from pipelines.parquet import parquet_bytes
 from pipelines.shards import part_of

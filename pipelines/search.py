@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from pipelines.changes import Gone
 from pipelines.composition import build
-from pipelines.config import SearchConfig
 from pipelines.corpus import Corpus, CorpusError, RowMissingError
 from pipelines.facts import Hit
-from pipelines.index import current_generation, open_index
+from pipelines.index.whole import current_generation, open_index
+from pipelines.jobs import SearchConfig
 from pipelines.stream import Output, dataset_rows
 from stages.checkpoints import resolve, weights_digest
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun

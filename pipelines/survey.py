@@ -6,9 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.changes import Change, tombstones
-from pipelines.config import ConfigError, NightlyConfig, Source
+from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
+from pipelines.jobs import NightlyConfig, Source
 from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.index.blas import check_installed
 from stages.index.config import choose_factory

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipelines import changes, forgotten, index, journal, plan
-from pipelines.config import VerifyConfig
+from pipelines import changes, forgotten, journal, plan
 from pipelines.corpus import LOCK, QUARANTINE, Corpus, CorpusError, DatasetInfo
 from pipelines.facts import Damage, Verification
+from pipelines.index import whole as index
 from pipelines.integrity import Fault, Remedy, check_part, check_plan, read_sealed
+from pipelines.jobs import VerifyConfig
 from pipelines.lock import locked
 from pipelines.repair import repair
 from pipelines.shards import Listing, part_of

@@ -34,10 +34,11 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from pipelines.config import NightlyConfig, load
+from pipelines.config import load
 from pipelines.corpus import Corpus
 from pipelines.datasets import products
 from pipelines.flow import run_flow
+from pipelines.jobs import NightlyConfig
 from pipelines.nightly import flow_of, missing_shards, take_up
 from pipelines.plan import PlannedShard, read_planned
 from pipelines.stream import Flow, ShardResult, Step, load_stages

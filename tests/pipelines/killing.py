@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
-from pipelines.index import current_generation, open_index
+from pipelines.index.whole import current_generation, open_index
 from tests.pipelines.processes import wait_until_gone
 from tests.pipelines.zygote import Ended, Order, Zygote
 

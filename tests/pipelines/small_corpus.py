@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import index
 from pipelines.changes import tombstones, without
 from pipelines.corpus import Corpus, DatasetInfo, write_row_groups
+from pipelines.index import whole as index
 from stages import schemas
 from stages.index.config import IndexConfig
 from stages.schemas import image_id

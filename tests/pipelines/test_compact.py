@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import index
 from pipelines.changes import Change, gone, record, tombstones
 from pipelines.cli import main
 from pipelines.compact import compact
-from pipelines.config import CompactConfig
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.facts import Compaction
+from pipelines.index import whole as index
+from pipelines.jobs import CompactConfig
 from pipelines.search import Searcher
 from pipelines.shards import merged_file
 from stages.index.build import stored_ids

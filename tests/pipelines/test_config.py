@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import CONF, ConfigError, NightlyConfig, as_dict, load, menu, to_yaml
+from pipelines.config import CONF, ConfigError, as_dict, load, menu, to_yaml
+from pipelines.jobs import NightlyConfig
 from stages.resize import Policy
 
 NIGHTLY = ["source.path=photos", "corpus=corpus"]

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.corpus import LOCK, Corpus
-from pipelines.index import current_generation, read_meta
+from pipelines.index.whole import current_generation, read_meta
 from stages.pocket import language
 from stages.pocket.corpus import Written, write_broken, write_pictures
 from stages.schemas import row_of, shard_of

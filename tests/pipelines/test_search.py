@@ -10,9 +10,9 @@ import pytest
 
 from pipelines.changes import Change, gone, record
 from pipelines.compact import compact
-from pipelines.config import CompactConfig, SearchConfig
 from pipelines.corpus import Corpus, CorpusError, DatasetInfo
-from pipelines.index import build, current_generation, is_current, open_index, remove_generations
+from pipelines.index.whole import build, current_generation, is_current, open_index, remove_generations
+from pipelines.jobs import CompactConfig, SearchConfig
 from pipelines.search import Searcher, only_index, search
 from pipelines.stream import Output, dataset_rows
 from stages import schemas

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import index
 from pipelines.changes import Change, gone, read_changes, record, tombstones, without
 from pipelines.cli import main
 from pipelines.compact import compact
-from pipelines.config import CompactConfig, VerifyConfig
 from pipelines.corpus import FINGERPRINT, Corpus, write_row_groups
 from pipelines.facts import Verification
 from pipelines.forgotten import FORGOTTEN, remember
+from pipelines.index import whole as index
+from pipelines.jobs import CompactConfig, VerifyConfig
 from pipelines.journal import read_all
 from pipelines.parquet import parquet_bytes
 from pipelines.shards import merged_file, shard_file

@@ -1,0 +1,202 @@
+"""What each command can be asked: one frozen dataclass a pipeline, checked as it is made."""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pipelines.composition import REQUIRED
+from pipelines.flow import ClusterConfig
+from pipelines.stream import Actors
+from pipelines.tracking import TrackingConfig
+from stages.caption import CaptionConfig
+from stages.decode import DecodeConfig, DecodeRun
+from stages.embed import EmbedConfig, EmbedRun
+from stages.generators.protocol import GeneratorRun
+from stages.index.config import IndexConfig
+from stages.schemas import Status
+from stages.sources.folder import FolderConfig, FolderRun
+
+_REASONS = tuple(status.value for status in Status if status is not Status.OK)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Source(FolderConfig):
+    """`source.path=…` and what counts as an image; `how` never changes a value."""
+
+    path: str = REQUIRED
+    how: FolderRun = field(default_factory=FolderRun)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """`what` changes values and is in the fingerprint; `how` never does."""
+
+    what: DecodeConfig = field(default_factory=DecodeConfig)
+    how: DecodeRun = field(default_factory=DecodeRun)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    name: str = REQUIRED
+    what: EmbedConfig = REQUIRED
+    how: EmbedRun = field(default_factory=EmbedRun)
+    actors: Actors = field(default_factory=Actors)
+
+    def __post_init__(self) -> None:
+        check_name("encoder.name", self.name)
+
+
+@dataclass(frozen=True)
+class Captioner:
+    name: str = REQUIRED
+    what: CaptionConfig = REQUIRED
+    how: GeneratorRun = field(default_factory=GeneratorRun)
+    actors: Actors = field(default_factory=Actors)
+
+    def __post_init__(self) -> None:
+        check_name("captioner.name", self.name)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the page of a run shows. `queries`: texts to search for; unset, some captions of the run."""
+
+    pictures: int = 24
+    queries: tuple[str, ...] = ()
+    searches: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("pictures", "searches"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
+
+
+@dataclass(frozen=True)
+class NightlyConfig:
+    """The main job: a folder of images to captions, answers, embeddings, an index and a report."""
+
+    corpus: str = REQUIRED
+    source: Source = REQUIRED
+    decode: Decoding = field(default_factory=Decoding)
+    encoder: Encoder | None = None
+    captioner: Captioner | None = None
+    questions: tuple[str, ...] = ()
+    answers: str | None = None
+    index: IndexConfig | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    overwrite: tuple[str, ...] = ()
+    limit: int | None = None
+    retry: tuple[str, ...] = ()
+    reuse: bool = True
+    max_deleted_ratio: float = 0.5
+    max_reject_ratio: float = 0.2
+    dry_run: bool = False
+    steal_lock: bool = False
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.encoder is None and self.captioner is None:
+            raise ValueError("encoder and captioner are both null: at least one must be set")
+        if self.questions and self.captioner is None:
+            raise ValueError("questions need a model that answers them: set captioner")
+        if self.answers is not None:
+            check_name("answers", self.answers)
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or unset, got {self.limit}")
+        for reason in self.retry:
+            if reason not in _REASONS:
+                raise ValueError(f"retry must be of {', '.join(_REASONS)}, got {reason}")
+        for key in ("max_deleted_ratio", "max_reject_ratio"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"{key} must be from 0 to 1, got {getattr(self, key)}")
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    corpus: str = REQUIRED
+    text: str | None = None
+    image: str | None = None
+    k: int = 10
+    index: str | None = None
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if (self.text is None) == (self.image is None):
+            raise ValueError('set either text="what to look for" or image=FILE')
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+
+
+@dataclass(frozen=True)
+class DescribeConfig:
+    corpus: str = REQUIRED
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Few big files for many small ones, without the rows of items that are gone."""
+
+    corpus: str = REQUIRED
+    target_mb: int = 128
+    dry_run: bool = False
+    steal_lock: bool = False
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.target_mb < 1:
+            raise ValueError(f"target_mb must be at least 1, got {self.target_mb}")
+
+
+@dataclass(frozen=True)
+class ForgetConfig:
+    """What is to be taken down: a file of URIs, of image ids, or of SHA-256 digests, one a line."""
+
+    corpus: str = REQUIRED
+    uris: str | None = None
+    ids: str | None = None
+    sha256: str | None = None
+    steal_lock: bool = False
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if sum(file is not None for file in (self.uris, self.ids, self.sha256)) != 1:
+            raise ValueError("set one of uris=FILE, ids=FILE and sha256=FILE")
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Every byte of a corpus read again, and what is damaged set aside."""
+
+    corpus: str = REQUIRED
+    repair: bool = False
+    steal_lock: bool = False
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+
+
+def check_name(key: str, name: str) -> None:
+    """A dataset's name becomes a folder."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{key} must be made of letters, digits, '.', '_' and '-', got {name!r}")
+
+
+def check_text(key: str, text: str) -> None:
+    if not text.strip():
+        raise ValueError(f"{key} must not be empty")
