@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # faiss's own advice: fewer points a centroid make centroids that do not generalise.
 MIN_POINTS_PER_LIST = 39
+ID_BYTES = 8
 _PQ_CENTROIDS = 256
 # More points than this do not improve the codebooks; faiss itself stops there.
 CODEBOOK_POINTS = 65_536
@@ -27,39 +28,67 @@ class IndexConfigError(ValueError):
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """How an index is built and searched. Similarity is cosine, by L2 distance of unit vectors."""
+    """How an index is built, grown and searched. Similarity is cosine, by L2 distance of unit vectors."""
 
     factory: str = "auto"  # or a faiss factory string
-    nprobe: int | str = "auto"  # lists that a query visits; auto reaches target_recall
-    rerank: int = 20  # candidates for each wanted hit that are scored again with the stored vectors
-    target_recall: float = 0.95  # recall@10 that an automatic nprobe aims at
-    min_recall: float = 0.0  # a build with less recall@10 does not become current
-    recall_queries: int = 1_000
+    bytes_per_vector: int | None = None  # budget of an automatic factory, with the 8 bytes of the id
+    memory_gb: float = 4.0  # that training may take; bounds the sample, and by it the number of lists
     flat_below: int = 10_000  # fewer vectors are searched exactly
     train_points_per_list: int = 64
     seed: int = 0
+    nprobe: int | str = "auto"  # lists that a query visits; auto reaches target_recall
+    k_factor: int | str = "auto"  # candidates for each wanted hit, scored again with the stored vectors
+    target_recall: float = 0.95  # recall@10 that automatic nprobe and k_factor aim at
+    min_recall: float = 0.0  # a build with less recall@10 does not become current
+    recall_queries: int = 1_000
+    recall_texts: str | None = None  # a file of texts, one a line; unset: captions of held-out images
+    unit_rows: int = 5_000_000  # rows that one worker encodes between two files
+    merge_ratio: float = 0.25  # deltas of more than this share of the base are merged into it
+    max_deltas: int = 8  # more than this many are merged
+    drift_limit: float = 0.1  # growth of the coding error over training after which retraining is due
+    keep_generations: int = 2
 
     def __post_init__(self) -> None:
-        if isinstance(self.nprobe, str) and self.nprobe != "auto":
-            raise ValueError(f"index.nprobe must be auto or a number, got {self.nprobe}")
-        if not isinstance(self.nprobe, str):
-            _at_least("nprobe", self.nprobe, 1)
-        _at_least("rerank", self.rerank, 1)
-        _at_least("recall_queries", self.recall_queries, 2)
-        _at_least("flat_below", self.flat_below, 0)
-        _at_least("train_points_per_list", self.train_points_per_list, MIN_POINTS_PER_LIST)
-        _at_least("seed", self.seed, 0)
+        for key in ("nprobe", "k_factor"):
+            _auto_or_number(key, getattr(self, key))
+        for key, least in _LEAST.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"index.{key} must be at least {least}, got {getattr(self, key)}")
         for key in ("target_recall", "min_recall"):
             value = getattr(self, key)
             if not 0 <= value <= 1:
                 raise ValueError(f"index.{key} must be from 0 to 1, got {value}")
+        for key in ("memory_gb", "merge_ratio", "drift_limit"):
+            value = getattr(self, key)
+            if not 0 < value < math.inf:
+                raise ValueError(f"index.{key} must be over 0, got {value}")
+        budget = self.bytes_per_vector
+        if budget is not None and budget <= ID_BYTES:
+            raise ValueError(f"index.bytes_per_vector must be over 8, which the id takes, got {budget}")
         if self.factory not in ("auto", "Flat") and not _FACTORY.fullmatch(self.factory):
             raise ValueError(f"index.factory must be auto, {_SUPPORTED}; got {self.factory}")
+        if self.factory != "auto" and budget is not None:
+            raise ValueError(f"index.bytes_per_vector is for factory auto; {self.factory} has its own size")
 
 
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"index.{key} must be at least {least}, got {value}")
+_LEAST = {
+    "recall_queries": 2,
+    "flat_below": 0,
+    "train_points_per_list": MIN_POINTS_PER_LIST,
+    "seed": 0,
+    "unit_rows": 1,
+    "max_deltas": 0,
+    "keep_generations": 1,
+}
+
+
+def _auto_or_number(key: str, value: int | str) -> None:
+    if value == "auto":
+        return
+    if isinstance(value, str):
+        raise ValueError(f"index.{key} must be auto or a number, got {value}")
+    if value < 1:
+        raise ValueError(f"index.{key} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from stages.index.build import add, train
 from stages.index.config import IndexConfig, IndexConfigError, choose_factory, training_size
 from stages.index.files import IndexMeta
-from stages.index.recall import ExactSearch, Recall, measure_recall
+from stages.index.recall import ExactSearch, Recall, candidates_per_hit, measure_recall
 from stages.index.sample import BottomK
 from stages.index.vectors import Batch, Ids, Vectors, check_unique
 
@@ -68,7 +68,7 @@ def build_index(read: ReadBatches, rows: int, dim: int, config: IndexConfig) -> 
         dim=dim,
         vectors=seen.vectors,
         trained_on=points,
-        rerank=config.rerank,
+        rerank=candidates_per_hit(config),
         recall=recall,
         seed=config.seed,
     )
