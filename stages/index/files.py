@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 
 from stages.index.blas import import_faiss
+from stages.index.damage import IndexDamaged as IndexDamaged
 from stages.index.recall import Recall
-
-
-class IndexDamaged(Exception):
-    """The bytes of an index are not those that were written; the message names the file."""
 
 
 @dataclass(frozen=True)

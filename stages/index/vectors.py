@@ -14,6 +14,9 @@ Vectors: TypeAlias = npt.NDArray[np.floating[Any]]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
+Codes: TypeAlias = npt.NDArray[np.uint8]
+"""uint8 [n, code_size]: vectors as an index stores them."""
+
 Batch: TypeAlias = tuple[Ids, Vectors]
 
 # float16 keeps the length of a unit vector within 5e-4; what is further off was never normalised.
