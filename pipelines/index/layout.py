@@ -60,7 +60,7 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class TemplateRecord:
-    """`template.json`. `asked`: what identifies the training (factory, seed, …); `fit`: of held-out vectors."""
+    """`template.json`. `asked`: what identifies the training: factory, seed and so on; `fit`: of a sample."""
 
     factory: str
     reason: str
