@@ -146,7 +146,7 @@ class Corpus(Files):
         names = None if columns is None else list(columns)
         wanted = self.shards(dataset) if shards is None else sorted(shards)
         while wanted:
-            part, done = self._part_with(dataset, wanted[0]), 0
+            part, done = self.place(dataset, wanted[0]), 0
             try:
                 with self.open_parquet(dataset, part.file) as file:
                     for shard in (number for number in wanted if number in part.shards):
@@ -163,7 +163,8 @@ class Corpus(Files):
                     raise
             wanted = wanted[done:]
 
-    def _part_with(self, dataset: str, shard: int) -> Part:
+    def place(self, dataset: str, shard: int) -> Part:
+        """The file that held a shard when last seen. Raises: FileNotFoundError where none does."""
         known = self._found.get(dataset)
         if known is None or shard not in known.places:
             known = self.listing(dataset)
