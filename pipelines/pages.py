@@ -76,7 +76,7 @@ def chunk_of(row_group: Any, column: str) -> Chunk:
 
 
 def read_vectors(data: bytes, chunk: Chunk, rows: Ids, dim: int) -> tuple[Halves, npt.NDArray[np.bool_]]:
-    """Rows int64 [n] of a chunk, any order: float16 [n, dim], and which of them hold a whole vector, bool [n].
+    """Rows int64 [n] of a chunk, in any order: float16 [n, dim], and bool [n], which hold a whole vector.
 
     data: the bytes of the chunk. Raises: OtherPages; PageDamaged.
     """
@@ -102,11 +102,11 @@ def _windows(
 ) -> tuple[Halves, npt.NDArray[np.bool_]]:
     values = np.concatenate([part[0] for part in parts])
     vectors = np.lib.stride_tricks.sliding_window_view(values, dim)[at]
-    if all(present is None for _, present in parts):
+    if all(mask is None for _, mask in parts):
         return vectors, np.ones(len(at), bool)
-    masks = [np.ones(len(part), bool) if present is None else present for part, present in parts]
-    whole = np.lib.stride_tricks.sliding_window_view(np.concatenate(masks), dim)[at].all(axis=1)
-    return vectors, whole
+    masks = [np.ones(len(part), bool) if mask is None else mask for part, mask in parts]
+    present = np.lib.stride_tricks.sliding_window_view(np.concatenate(masks), dim)[at]
+    return vectors, np.asarray(present.all(axis=1))
 
 
 def _pages(data: bytes, chunk: Chunk) -> list[_Page]:

@@ -1,7 +1,6 @@
 """Reading an index: the pictures of a corpus that are nearest to a text, to a file, or to one of them."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,15 @@ from pipelines.facts import Hit
 from pipelines.index.whole import current_generation, open_index
 from pipelines.jobs import SearchConfig
 from pipelines.stream import Output, dataset_rows
+from pipelines.vectors import StoredVectors
 from stages.checkpoints import resolve, weights_digest
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, encoder_view
 from stages.index.search import Neighbours, excluding
 from stages.index.search import search as search_index
 from stages.index.vectors import Ids, Vectors, vectors_of
-from stages.schemas import ROW_BITS, Status, embeddings, shard_of
+from stages.schemas import Status, embeddings, shard_of
 from stages.towers import Family, family
-
-# The candidates of a query lie in as many shards; a bucket answers each read in 10 to 100 ms.
-_READERS = 8
 
 
 def search(config: SearchConfig) -> list[Hit]:
@@ -67,6 +64,7 @@ class Searcher:
                 f"index {name} is not of the present {self._dataset}: run darkroom nightly again"
             )
         self._info = info
+        self._stored = StoredVectors(corpus, self._dataset)
         self._gone = Gone(corpus)
         self._left_out, self._selector = np.empty(0, np.int64), None
 
@@ -95,7 +93,7 @@ class Searcher:
         """The `k` other pictures nearest to one of the corpus. Raises: CorpusError."""
         if image_id in self._gone.look():
             raise CorpusError(f"image_id {image_id} is gone from {self._corpus.location}")
-        query = self._fetch(np.array([image_id], dtype=np.int64))
+        query = self._stored.fetch(np.array([image_id], dtype=np.int64))
         return self._nearest(query, k, other_than=image_id)
 
     def _nearest(self, query: Vectors, k: int, other_than: int = -1) -> list[Hit]:
@@ -115,31 +113,8 @@ class Searcher:
             self._left_out, self._selector = gone, excluding(gone)
         candidates = k * self._meta.rerank
         return search_index(
-            self._index, query, k, candidates=candidates, fetch=self._fetch, selector=self._selector
+            self._index, query, k, candidates=candidates, fetch=self._stored.fetch, selector=self._selector
         )
-
-    def _fetch(self, ids: Ids) -> Vectors:
-        """The stored vectors of ids int64 [n]: float16 [n, dim]."""
-        shards, part = np.unique(ids >> ROW_BITS, return_inverse=True)
-        with ThreadPoolExecutor(_READERS) as readers:
-            rows = [ids[part == number] for number in range(len(shards))]
-            parts = list(readers.map(self._fetch_from, shards.tolist(), rows))
-        vectors = np.empty((len(ids), self._meta.dim), np.float16)
-        for number, found in enumerate(parts):
-            vectors[part == number] = found
-        return vectors
-
-    def _fetch_from(self, shard: int, ids: Ids) -> Vectors:
-        try:
-            table = self._corpus.read_shard(self._dataset, shard, ["image_id", "embedding"])
-        except FileNotFoundError as error:
-            raise CorpusError(f"{self._dataset} has no shard {shard}: run darkroom nightly again") from error
-        stored, vectors = vectors_of(table)
-        rows = np.minimum(np.searchsorted(stored, ids), max(len(stored) - 1, 0))
-        missing = ids[stored[rows] != ids] if len(stored) else ids
-        if len(missing):
-            raise RowMissingError(f"{self._dataset} has no vector for image_id {missing[0]}")
-        return vectors[rows]
 
     def _hits(self, found: Neighbours) -> list[Hit]:
         ids = [item for item in found.ids[0].tolist() if item >= 0]

@@ -182,7 +182,7 @@ def _id_range(row_group: Any) -> tuple[int | None, int, int]:
 
 
 class _Footers:
-    """Parsed footers of the files that were read last, by their seals: a file that was replaced has another."""
+    """Parsed footers of the files that were read last, by seal: a file that was replaced has another."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, Any] = OrderedDict()

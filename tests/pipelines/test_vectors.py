@@ -11,7 +11,7 @@ import pytest
 from pipelines.changes import Change, gone, record
 from pipelines.compact import compact
 from pipelines.corpus import Corpus, CorpusError, DatasetInfo, RowMissingError
-from pipelines.config import CompactConfig
+from pipelines.jobs import CompactConfig
 from pipelines.parquet import seal
 from pipelines.shards import shard_file
 from pipelines.vectors import StoredVectors
@@ -36,8 +36,9 @@ class Stored:
 
 
 def make(folder: Path, dim: int, shards: int = 3, rows: int = ROWS, null_every: int = 7) -> Stored:
-    """With 200 rows of 400 values, a shard has three pages, and rows that begin in one and end in the next."""
-    corpus, rng, vectors = Corpus(str(folder)), np.random.default_rng(dim), {}
+    """200 rows of 400 values are three pages, with rows that begin in one and end in the next."""
+    corpus, rng = Corpus(str(folder)), np.random.default_rng(dim)
+    vectors: dict[int, np.ndarray[Any, Any]] = {}
     for shard in range(shards):
         values = rng.normal(size=(rows, dim)).astype(np.float16)
         # The middle shard has a vector in every row.
@@ -177,6 +178,24 @@ def test_fetch_from_a_damaged_file_raises_or_gives_what_was_written(tmp_path: Pa
         else:
             np.testing.assert_array_equal(found, wanted, err_msg=f"byte {position}, bit {bit}")
     assert refused > 16 * 20 * 1.5  # every byte of the vectors, compressed
+
+
+def test_fetch_past_a_page_with_a_damaged_header_raises_or_gives_what_was_written(tmp_path: Path) -> None:
+    stored = make(tmp_path, 400, shards=1)
+    file = tmp_path / NAME / shard_file(0)
+    good, last = file.read_bytes(), stored.ids[-1:]
+    start = pq.ParquetFile(file).metadata.row_group(0).column(1).data_page_offset
+    refused = 0
+    for position in range(start, start + 40):
+        for bit in range(8):
+            file.write_bytes(good[:position] + bytes([good[position] ^ 1 << bit]) + good[position + 1 :])
+            try:
+                found = StoredVectors(stored.corpus, NAME).fetch(last)
+            except CorpusError:
+                refused += 1
+            else:
+                np.testing.assert_array_equal(found, stored.of(last), err_msg=f"byte {position}, bit {bit}")
+    assert refused > 40
 
 
 def test_stored_vectors_of_no_dataset_says_so(tmp_path: Path) -> None:
