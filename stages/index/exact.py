@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stages.index.files import IndexDamaged
+from stages.index.damage import IndexDamaged
 from stages.index.search import Neighbours, best_first
 from stages.index.vectors import Float32, Ids, VectorError, Vectors, unit_float32
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.index.damage import IndexDamaged
 from stages.index.exact import (
     ExactSearch,
     Kind,
@@ -18,7 +19,6 @@ from stages.index.exact import (
     unpack_neighbours,
     unpack_truth,
 )
-from stages.index.files import IndexDamaged
 from stages.index.search import Neighbours
 from stages.index.vectors import Ids, VectorError
 from tests.stages.index.clusters import Clusters, brute_force, make_clusters

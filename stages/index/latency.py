@@ -1,0 +1,58 @@
+"""How long a query takes, alone and on one thread."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from stages.index.blas import import_faiss
+from stages.index.ranks import Subject
+from stages.index.vectors import Float32, unit_float32
+
+
+def search_ms(subject: Subject, queries: Float32, count: int, steps: Sequence[int]) -> dict[int, float]:
+    """The median milliseconds of one query for `count` candidates, by nprobe, from warm memory."""
+    with _one_thread():
+        return {step: _median_ms(partial(_search, subject, count, step), queries) for step in steps}
+
+
+def rerank_ms(subject: Subject, queries: Float32, count: int, nprobe: int) -> float | None:
+    """The median milliseconds to read and score the candidates of one query; None without `fetch`."""
+    fetch = subject.fetch
+    if fetch is None:
+        return None
+    found = {query.tobytes(): subject.find(query[None], count, nprobe)[0] for query in queries}
+
+    def rerank(query: Float32) -> None:
+        ids = found[query.tobytes()]
+        unit_float32(fetch(np.sort(ids[ids >= 0])), len(query)) @ query
+
+    return _median_ms(rerank, queries)
+
+
+def _search(subject: Subject, count: int, nprobe: int, query: Float32) -> None:
+    subject.find(query[None], count, nprobe)
+
+
+def _median_ms(work: Callable[[Float32], None], queries: Float32) -> float:
+    work(queries[0])
+    taken = []
+    for query in queries:
+        start = time.perf_counter()
+        work(query)
+        taken.append(1000 * (time.perf_counter() - start))
+    return round(float(np.median(taken)), 4)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """More threads would share the lists of a single query; a server gives each query its own."""
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
