@@ -12,7 +12,7 @@ from pipelines.datasets import Product
 from pipelines.jobs import NightlyConfig, Source
 from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.index.blas import check_installed
-from stages.index.config import choose_factory
+from stages.index.choice import choose_factory
 from stages.sources.digest import digest_files
 from stages.sources.folder import list_folder, open_folder
 

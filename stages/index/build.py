@@ -1,20 +1,16 @@
 """Training an empty index on a sample, and filling it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from stages.index.blas import import_faiss
-from stages.index.config import check_factory, lists_of
+from stages.index.blas import import_faiss, matrix_products
+from stages.index.choice import check_factory
+from stages.index.config import IndexConfig, lists_of
 from stages.index.vectors import Ids, VectorError, Vectors, check_ids, unit_float32
 
 # 64 for each of the 256 centroids of a codebook; faiss takes 4 times as many, and 4 times as long.
 _ROTATION_POINTS = 16_384
-# From this many values a block, distances by matrix product win; faiss 1.15 waits for 128,000 and
-# trains codebooks of 4-dimensional parts 10 times slower.
-_MATRIX_FROM = 1024
 
 
 def train(vectors: Vectors, factory: str, seed: int) -> Any:
@@ -27,10 +23,10 @@ def train(vectors: Vectors, factory: str, seed: int) -> Any:
     dim = int(vectors.shape[1])
     if factory == "Flat":
         return faiss.index_factory(dim, "IDMap2,Flat", faiss.METRIC_L2)
-    check_factory(factory, len(vectors), dim)
+    check_factory(factory, len(vectors), dim, IndexConfig())
     index = faiss.index_factory(dim, factory, faiss.METRIC_L2)
     _configure(faiss, index, seed)
-    with _matrix_products(faiss):
+    with matrix_products():
         index.train(unit_float32(vectors, dim))
     set_nprobe(index, max(8, lists_of(factory) // 16))
     return index
@@ -52,16 +48,6 @@ def _configure(faiss: Any, index: Any, seed: int) -> None:
     if hasattr(coarse, "hnsw"):
         # With faiss's 40 and 16, one vector in five enters the wrong list.
         coarse.hnsw.efConstruction, coarse.hnsw.efSearch = 200, 80
-
-
-@contextmanager
-def _matrix_products(faiss: Any) -> Iterator[None]:
-    before = faiss.cvar.distance_compute_blas_threshold
-    faiss.cvar.distance_compute_blas_threshold = _MATRIX_FROM
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = before
 
 
 def add(index: Any, ids: Ids, vectors: Vectors) -> None:

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from stages.index.build import add, train
-from stages.index.config import IndexConfig, IndexConfigError, choose_factory, training_size
+from stages.index.choice import choose_factory, training_size
+from stages.index.config import IndexConfig, IndexConfigError
 from stages.index.files import IndexMeta
 from stages.index.recall import ExactSearch, Recall, candidates_per_hit, measure_recall
 from stages.index.sample import BottomK
@@ -38,7 +39,7 @@ def survey(read: ReadBatches, rows: int, dim: int, config: IndexConfig) -> Surve
 
     Raises: IndexConfigError before anything is read where the configured index cannot fit.
     """
-    largest = training_size(choose_factory(rows, dim, config).factory, rows, config)
+    largest = training_size(choose_factory(rows, dim, config).factory, rows, dim, config)
     sample = BottomK(max(largest, 1), config.seed)
     queries = BottomK(config.recall_queries, config.seed, largest=True)
     count = 0
@@ -59,7 +60,7 @@ def build_index(read: ReadBatches, rows: int, dim: int, config: IndexConfig) -> 
     if not seen.vectors:
         raise IndexConfigError("there are no vectors to index: no image of the corpus has an embedding")
     choice = choose_factory(seen.vectors, dim, config)
-    points = training_size(choice.factory, seen.vectors, config)
+    points = training_size(choice.factory, seen.vectors, dim, config)
     index = train(seen.sample[1][: max(points, 1)], choice.factory, config.seed)
     recall = _fill(index, read, seen.queries, config)
     meta = IndexMeta(

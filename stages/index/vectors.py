@@ -55,25 +55,36 @@ def _float16(values: pa.Array) -> npt.NDArray[np.float16]:
     return np.frombuffer(values.buffers()[1], np.float16, len(values), values.offset * 2)
 
 
-def unit_float32(vectors: Vectors, dim: int) -> Float32:
+def unit_float32(vectors: Vectors, dim: int, first_row: int = 0) -> Float32:
     """The vectors [n, dim] as contiguous float32 of exactly unit length.
 
+    `first_row`: the number of the first one in what the caller works on in blocks, for the message.
     faiss drops rows with NaN but counts them, and takes any length. Raises: VectorError.
     """
+    check_shape(vectors, dim)
+    dense: Float32 = np.array(vectors, dtype=np.float32, order="C")
+    lengths: Float32 = np.sqrt(np.einsum("nd,nd->n", dense, dense))
+    check_lengths(lengths, first_row)
+    dense /= lengths[:, None]
+    return dense
+
+
+def check_shape(vectors: Vectors, dim: int) -> None:
+    """Whether the vectors are float16 or float32 [n, dim]. Raises: VectorError."""
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise VectorError(f"vectors of shape [n, {dim}] are needed, got {list(vectors.shape)}")
     if vectors.dtype not in (np.float16, np.float32):
         raise VectorError(f"vectors must be float16 or float32, got {vectors.dtype}")
-    dense: Float32 = np.array(vectors, dtype=np.float32, order="C")
-    lengths = np.sqrt(np.einsum("nd,nd->n", dense, dense))
+
+
+def check_lengths(lengths: Float32, first_row: int = 0) -> None:
+    """Whether vectors of these lengths [n] are finite and were normalised. Raises: VectorError."""
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= LENGTH_TOLERANCE))
     if wrong.size:
         raise VectorError(
-            f"{wrong.size} of {len(dense)} vectors are not finite and of unit length; "
-            f"the first is row {wrong[0]} with length {lengths[wrong[0]]:.4g}"
+            f"{wrong.size} of {len(lengths)} vectors are not finite and of unit length; "
+            f"the first is row {first_row + wrong[0]} with length {lengths[wrong[0]]:.4g}"
         )
-    dense /= lengths[:, None]
-    return dense
 
 
 def check_ids(ids: Ids, rows: int) -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from stages.index.blas import import_faiss
-from stages.index.config import IndexConfig, IndexConfigError, choose_factory, training_size
+from stages.index.choice import choose_factory, training_size
+from stages.index.config import IndexConfig, IndexConfigError
 
 AUTO = IndexConfig()
 
@@ -28,7 +29,8 @@ AUTO = IndexConfig()
         ({"recall_queries": 1}, "index.recall_queries must be at least 2, got 1"),
         ({"flat_below": -1}, "index.flat_below must be at least 0, got -1"),
         ({"train_points_per_list": 38}, "index.train_points_per_list must be at least 39, got 38"),
-        ({"seed": -1}, "index.seed must be at least 0, got -1"),
+        ({"seed": -1}, "index.seed must be from 0 to 2147483647, got -1"),
+        ({"seed": 1 << 31}, "index.seed must be from 0 to 2147483647, got 2147483648"),
         ({"target_recall": 95.0}, "index.target_recall must be from 0 to 1, got 95.0"),
         ({"min_recall": -0.1}, "index.min_recall must be from 0 to 1, got -0.1"),
         ({"factory": "HNSW32"}, "index.factory must be auto, Flat, or .*; got HNSW32"),
@@ -102,4 +104,4 @@ def test_choose_factory_configured_one_that_fits_is_taken() -> None:
     ],
 )
 def test_training_size_follows_lists_and_corpus(factory: str, n: int, size: int) -> None:
-    assert training_size(factory, n, AUTO) == size
+    assert training_size(factory, n, 64, AUTO) == size
