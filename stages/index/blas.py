@@ -64,6 +64,18 @@ def matrix_products() -> Iterator[None]:
         faiss.cvar.distance_compute_blas_threshold = before
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, faiss works with one thread: what several do depends on how many they are, in some places."""
+    faiss = import_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 def check_installed() -> None:
     """Whether there is one faiss, without importing it. Raises: FaissUnavailable."""
     installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]

@@ -8,7 +8,6 @@ from stages.index.config import (
     MIN_POINTS_PER_LIST,
     IndexConfig,
     IndexConfigError,
-    Parts,
     parse_factory,
 )
 
@@ -47,21 +46,30 @@ def check_factory(factory: str, n: int, dim: int, config: IndexConfig) -> None:
 
     Raises: IndexConfigError.
     """
-    parts = parse_factory(factory, dim)
-    if factory == "Flat":
-        return
-    least = MIN_POINTS_PER_LIST * max(parts.nlist, _PQ_CENTROIDS if _is_pq(parts) else 1)
-    if n < least:
+    least, width = check_sample(factory, n, dim), parse_factory(factory, dim).width
+    if least > _rows_in_memory(width, config):
+        needed = math.ceil(least * _row_bytes(width) / _SAMPLE_SHARE / 1e8) / 10
         raise IndexConfigError(
-            f"index.factory {factory} needs at least {least:,} vectors, the corpus has {n:,}: "
-            "use auto or fewer lists"
-        )
-    if least > _rows_in_memory(parts.width, config):
-        needed = math.ceil(least * _row_bytes(parts.width) / _SAMPLE_SHARE / 1e8) / 10
-        raise IndexConfigError(
-            f"index.factory {factory} trains on at least {least:,} vectors of {parts.width} dimensions: "
+            f"index.factory {factory} trains on at least {least:,} vectors of {width} dimensions: "
             f"index.memory_gb must be at least {needed:g}, got {config.memory_gb:g}"
         )
+
+
+def check_sample(factory: str, rows: int, dim: int) -> int:
+    """The vectors of `dim` values that training takes at least; 0 for a flat index.
+
+    Raises: IndexConfigError where there are only `rows`, or the factory does not fit.
+    """
+    parts = parse_factory(factory, dim)
+    least = MIN_POINTS_PER_LIST * max(parts.nlist, _PQ_CENTROIDS if parts.code.startswith("PQ") else 1)
+    if factory == "Flat":
+        return 0
+    if rows < least:
+        raise IndexConfigError(
+            f"index.factory {factory} needs at least {least:,} vectors, there are {rows:,}: "
+            "use auto or fewer lists"
+        )
+    return least
 
 
 def training_size(factory: str, n: int, dim: int, config: IndexConfig) -> int:
@@ -70,12 +78,7 @@ def training_size(factory: str, n: int, dim: int, config: IndexConfig) -> int:
         return 0
     parts = parse_factory(factory, dim)
     wanted = max(CODEBOOK_POINTS, config.train_points_per_list * parts.nlist)
-    least = MIN_POINTS_PER_LIST * max(parts.nlist, _PQ_CENTROIDS)
-    return min(n, max(least, min(wanted, _rows_in_memory(parts.width, config))))
-
-
-def _is_pq(parts: Parts) -> bool:
-    return parts.code.startswith("PQ")
+    return min(n, max(check_sample(factory, n, dim), min(wanted, _rows_in_memory(parts.width, config))))
 
 
 def _row_bytes(width: int) -> int:

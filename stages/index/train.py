@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from stages.index.blas import import_faiss, matrix_products
-from stages.index.choice import CODEBOOK_POINTS
+from stages.index.blas import import_faiss, matrix_products, one_thread
+from stages.index.choice import CODEBOOK_POINTS, check_sample
 from stages.index.config import Parts, parse_factory
 from stages.index.kmeans import Float16, kmeans
 from stages.index.template import Template, block_rows, load_template, pack_template
@@ -38,6 +38,7 @@ def train_rotation(sample: Vectors, plan: TrainingPlan) -> bytes | None:
     sample: [n, dim], float16 or float32, a uniform sample in random order; it may be memory-mapped.
     Raises: IndexConfigError, VectorError.
     """
+    check_sample(plan.factory, len(sample), plan.dim)
     prefix = plan.parts.rotation
     if prefix is None:
         return None
@@ -47,7 +48,8 @@ def train_rotation(sample: Vectors, plan: TrainingPlan) -> bytes | None:
     points = CODEBOOK_POINTS
     if isinstance(transform, faiss.OPQMatrix):
         points = transform.max_train_points = _ROTATION_POINTS
-    with matrix_products():
+    # With two threads, OpenBLAS's decompositions round in another way: another rotation.
+    with matrix_products(), one_thread():
         transform.train(unit_float32(sample[:points], plan.dim))
     writer = faiss.VectorIOWriter()
     faiss.write_VectorTransform(transform, writer)
@@ -59,6 +61,7 @@ def train_centroids(sample: Vectors, rotation: bytes | None, plan: TrainingPlan)
 
     Holds the rotated sample once, as float16: 2 · width bytes a row, and 16 more.
     """
+    check_sample(plan.factory, len(sample), plan.dim)
     return kmeans(_rotated(sample, rotation, plan), plan.parts.nlist, plan.seed, plan.device)
 
 
@@ -90,6 +93,7 @@ def train_template(
 
     The template holds no vectors. Raises: as `train_rotation`.
     """
+    check_sample(plan.factory, len(sample), plan.dim)
     parts, faiss = plan.parts, import_faiss()
     if centroids.dtype != np.float32 or centroids.shape != (parts.nlist, parts.width):
         raise VectorError(
@@ -125,13 +129,9 @@ def _add_centroids(coarse: Any, centroids: Float32) -> None:
         return
     # With faiss's 40 and 16, one vector in five enters the wrong list.
     coarse.hnsw.efConstruction, coarse.hnsw.efSearch = 200, 80
-    threads = faiss.omp_get_max_threads()
     # Several threads link the graph in an order of their own, and another template comes of it.
-    faiss.omp_set_num_threads(1)
-    try:
+    with one_thread():
         coarse.add(centroids)
-    finally:
-        faiss.omp_set_num_threads(threads)
 
 
 def _configure_codebooks(ivf: Any, seed: int) -> None:

@@ -76,7 +76,7 @@ def test_choose_factory_any_dimension_is_one_that_faiss_builds(dim: int) -> None
         ("OPQ10_32,IVF64,PQ16", "32 dimensions are not divisible by 10"),
         ("OPQ16_96,IVF64,PQ16", "wants 96 dimensions, the vectors have 64"),
         ("PCA96,IVF64,SQ8", "wants 96 dimensions, the vectors have 64"),
-        ("IVF1024,PQ16", "needs at least 39,936 vectors, the corpus has 20,000"),
+        ("IVF1024,PQ16", "needs at least 39,936 vectors, there are 20,000"),
         ("IVF0,PQ16", "has a zero in it"),
     ],
 )
@@ -86,7 +86,7 @@ def test_choose_factory_configured_one_that_does_not_fit_is_refused(factory: str
 
 
 def test_choose_factory_too_few_vectors_for_codebooks_is_refused() -> None:
-    with pytest.raises(IndexConfigError, match="needs at least 9,984 vectors, the corpus has 9,000"):
+    with pytest.raises(IndexConfigError, match="needs at least 9,984 vectors, there are 9,000"):
         choose_factory(9_000, 64, IndexConfig(factory="IVF16,PQ16"))
 
 
