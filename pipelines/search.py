@@ -1,29 +1,21 @@
 """Reading an index: the pictures of a corpus that are nearest to a text, to a file, or to one of them."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipelines.changes import Gone
-from pipelines.composition import build
 from pipelines.corpus import Corpus, CorpusError, RowMissingError
+from pipelines.encoders import RecordedEncoder, captions_of
 from pipelines.facts import Hit
 from pipelines.index.whole import current_generation, open_index
 from pipelines.jobs import SearchConfig
-from pipelines.stream import Output, dataset_rows
 from pipelines.vectors import StoredVectors
-from stages.checkpoints import resolve, weights_digest
-from stages.decode import DecodeConfig, DecodeImages, DecodeRun
-from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, encoder_view
 from stages.index.search import Neighbours, excluding
 from stages.index.search import search as search_index
-from stages.index.vectors import Ids, Vectors, vectors_of
-from stages.schemas import Status, embeddings, shard_of
-from stages.towers import Family, family
+from stages.index.vectors import Ids, Vectors
+from stages.schemas import shard_of
 
 
 def search(config: SearchConfig) -> list[Hit]:
@@ -63,7 +55,7 @@ class Searcher:
             raise CorpusError(
                 f"index {name} is not of the present {self._dataset}: run darkroom nightly again"
             )
-        self._info = info
+        self._encoder = RecordedEncoder(info)
         self._stored = StoredVectors(corpus, self._dataset)
         self._gone = Gone(corpus)
         self._left_out, self._selector = np.empty(0, np.int64), None
@@ -71,11 +63,11 @@ class Searcher:
     @property
     def reads_text(self) -> bool:
         """Whether the encoder has a text tower."""
-        return family(resolve(self._encoder.model, self._encoder.revision)) not in (Family.VIT, Family.DINOV2)
+        return self._encoder.reads_text
 
     def text(self, text: str, k: int) -> list[Hit]:
         """The `k` pictures that fit the text best. Raises: CorpusError, ModelLoadError."""
-        return self._nearest(self._text_encoder.encode([text]), k)
+        return self._nearest(self._encoder.texts([text]), k)
 
     def image(self, file: str, k: int) -> list[Hit]:
         """The `k` pictures nearest to that of a file. Raises: CorpusError, ModelLoadError."""
@@ -83,11 +75,7 @@ class Searcher:
             data = Path(file).expanduser().read_bytes()
         except OSError as error:
             raise CorpusError(f"{file} cannot be read: {error.strerror}") from error
-        output = Output(self._dataset, embeddings(self._meta.dim), "embedding")
-        row = dataset_rows(self._image_encoder(self._decoder(_one_row(file, data))), output)
-        if row["status"][0].as_py() != Status.OK:
-            raise CorpusError(f"{file} cannot be searched for: {row['error'][0].as_py()}")
-        return self._nearest(vectors_of(row)[1], k)
+        return self._nearest(self._encoder.file(file, data), k)
 
     def item(self, image_id: int, k: int) -> list[Hit]:
         """The `k` other pictures nearest to one of the corpus. Raises: CorpusError."""
@@ -134,51 +122,8 @@ class Searcher:
 
     @cached_property
     def _captions(self) -> str | None:
-        """The captions that share the index's name, or the first."""
-        names = [info.base_name for info in self._corpus.entries("captions")]
-        chosen = self._name if self._name in names else next(iter(names), None)
-        return None if chosen is None else f"captions/{chosen}"
+        return captions_of(self._corpus, self._name)
 
     @cached_property
     def _captioned(self) -> frozenset[int]:
         return frozenset(self._corpus.shards(self._captions)) if self._captions else frozenset()
-
-    # The models, as the dataset records them
-
-    @cached_property
-    def _encoder(self) -> EmbedConfig:
-        recorded: EmbedConfig = build(EmbedConfig, self._info.properties["encoder"], "encoder")
-        digest = weights_digest(resolve(recorded.model, recorded.revision))
-        if digest != self._info.identity["encoder"]["weights"]:
-            raise CorpusError(f"the weights of {recorded.model} are not those that made {self._dataset}")
-        return recorded
-
-    @cached_property
-    def _text_encoder(self) -> TextEncoder:
-        return TextEncoder(self._encoder, EmbedRun())
-
-    @cached_property
-    def _image_encoder(self) -> EmbedImages:
-        return EmbedImages(self._encoder, EmbedRun(), "query")
-
-    @cached_property
-    def _decoder(self) -> DecodeImages:
-        recorded = _without_version(self._info.identity["decode"])
-        config: DecodeConfig = build(DecodeConfig, recorded, "decode")
-        return DecodeImages(config, DecodeRun(), {"query": encoder_view(self._encoder)})
-
-
-def _without_version(identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in identity.items() if key != "version"}
-
-
-def _one_row(file: str, data: bytes) -> pa.Table:
-    return pa.table(
-        {
-            "image_id": pa.array([0], pa.int64()),
-            "uri": pa.array([file], pa.string()),
-            "bytes": pa.array([data], pa.large_binary()),
-            "status": pa.array([Status.OK.value], pa.string()),
-            "error": pa.array([None], pa.string()),
-        }
-    )

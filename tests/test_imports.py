@@ -36,6 +36,7 @@ LAYERS = [
     {"files", "identity", "report", "terminal", "recorder"},
     {"corpus"},
     {"journal", "lock", "tracking", "stream"},
+    {"encoders"},
     {"changes", "forgotten"},
     {"plan", "index.layout"},
     {"index.whole"},
