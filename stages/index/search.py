@@ -8,6 +8,7 @@ import numpy as np
 
 from stages.index.blas import import_faiss
 from stages.index.build import ivf_of, nprobe_of
+from stages.index.selectors import excluding as excluding
 from stages.index.vectors import Float32, Ids, VectorError, Vectors, unit_float32
 
 Fetch: TypeAlias = Callable[[Ids], Vectors]
@@ -49,23 +50,7 @@ def search(
     if fetch is None:
         return find_candidates(index, unit, k, nprobe, selector)
     found = find_candidates(index, unit, max(k, candidates or k), nprobe, selector)
-    step = max(1, _BLOCK_BYTES // (4 * found.ids.shape[1] * index.d))
-    blocks = [
-        _rerank(unit[start : start + step], found.ids[start : start + step], k, fetch)
-        for start in range(0, len(unit), step)
-    ]
-    return _stack(blocks) if blocks else Neighbours(found.ids[:, :k], found.scores[:, :k])
-
-
-def excluding(ids: Ids) -> Any:
-    """A faiss selector of all vectors but those of `ids`; None where there are none to leave out."""
-    if not len(ids):
-        return None
-    faiss = import_faiss()
-    left_out = faiss.IDSelectorBatch(np.ascontiguousarray(ids))
-    selector = faiss.IDSelectorNot(left_out)
-    selector.left_out = left_out  # faiss holds a bare pointer to it
-    return selector
+    return rerank(unit, found.ids, k, fetch)
 
 
 def find_candidates(
@@ -104,7 +89,20 @@ def best_first(ids: Ids, scores: Float32, k: int) -> Neighbours:
     return Neighbours(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
 
 
-def _rerank(queries: Float32, ids: Ids, k: int, fetch: Fetch) -> Neighbours:
+def rerank(queries: Float32, ids: Ids, k: int, fetch: Fetch) -> Neighbours:
+    """The `k` best of the candidates `ids` [q, n] of queries [q, dim] of unit length, by stored vectors.
+
+    Each candidate of a block of queries is fetched once. Raises: VectorError.
+    """
+    step = max(1, _BLOCK_BYTES // (4 * ids.shape[1] * queries.shape[1]))
+    starts = range(0, len(queries), step)
+    return stack(
+        [_reranked(queries[at : at + step], ids[at : at + step], k, fetch) for at in starts],
+        min(k, ids.shape[1]),
+    )
+
+
+def _reranked(queries: Float32, ids: Ids, k: int, fetch: Fetch) -> Neighbours:
     wanted, position = np.unique(ids, return_inverse=True)
     missing = int(np.searchsorted(wanted, 0))
     dim = queries.shape[1]
@@ -121,7 +119,9 @@ def _rerank(queries: Float32, ids: Ids, k: int, fetch: Fetch) -> Neighbours:
     return best_first(ids, scores, k)
 
 
-def _stack(blocks: list[Neighbours]) -> Neighbours:
+def stack(blocks: list[Neighbours], k: int) -> Neighbours:
+    """Blocks of queries one after the other, each with `k` neighbours a query; there may be no block."""
     return Neighbours(
-        np.concatenate([block.ids for block in blocks]), np.concatenate([block.scores for block in blocks])
+        np.concatenate([np.empty((0, k), np.int64), *(block.ids for block in blocks)]),
+        np.concatenate([np.empty((0, k), np.float32), *(block.scores for block in blocks)]),
     )
