@@ -38,7 +38,7 @@ LAYERS = [
     {"journal", "lock", "tracking", "stream"},
     {"encoders"},
     {"changes", "forgotten"},
-    {"plan", "index.layout"},
+    {"plan", "index.layout", "index.texts"},
     {"index.whole"},
     {"reuse"},
     {"flow", "source_diff", "tally"},
