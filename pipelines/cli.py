@@ -15,13 +15,16 @@ from pipelines.config import PIPELINES, ConfigError, load, menu
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.forget import forget
-from pipelines.index.whole import indexes
+from pipelines.index.described import indexes
+from pipelines.indexing import index
+from pipelines.indexing import preview as index_preview
 from pipelines.interrupt import interruptible
 from pipelines.jobs import (
     CompactConfig,
     DescribeConfig,
     ForgetConfig,
     Format,
+    IndexJob,
     NightlyConfig,
     SearchConfig,
     VerifyConfig,
@@ -41,7 +44,7 @@ from stages.index.files import IndexDamaged
 from stages.index.vectors import VectorError
 from stages.isolation.process import IsolationError
 
-FAILED, WRONG_CONFIGURATION, OVER_REJECT_RATIO, INTERRUPTED = 1, 2, 3, interrupt.EXIT_CODE
+FAILED, WRONG_CONFIGURATION, OVER_LIMIT, INTERRUPTED = 1, 2, 3, interrupt.EXIT_CODE
 
 _RESUME = "interrupted; the same command goes on where this one stopped"
 
@@ -62,6 +65,7 @@ _USAGE = """darkroom PIPELINE key=value …
 
   darkroom nightly source.path=DIR corpus=DIR          develop what is new: captions, index, report
   darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, format=json
+  darkroom index corpus=DIR                            an index over its embeddings; merge=true
   darkroom describe corpus=DIR                         what a corpus holds; format=json
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
   darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside
@@ -72,7 +76,7 @@ _USAGE = """darkroom PIPELINE key=value …
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0 when all went well, 1 when it failed, 2 for a wrong configuration,
-    3 when it is done and too many images were rejected, 130 when it was interrupted."""
+    3 when it is done and too many images were rejected or recall is too low, 130 when it was interrupted."""
     try:
         code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -133,7 +137,7 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
     screen.print(f"report: {night.page}", soft_wrap=True)
     if night.failed:
         return FAILED
-    return OVER_REJECT_RATIO if night.over_rejects else 0
+    return OVER_LIMIT if night.over_rejects or night.under_recall else 0
 
 
 def _print_notes(screen: Console, notes: Sequence[str]) -> None:
@@ -145,6 +149,24 @@ def _search(config: SearchConfig, screen: Console) -> int:
     hits = search(config)
     _show(screen, config.format, [asdict(hit) for hit in hits], terminal.hits(hits))
     return 0
+
+
+def _index(config: IndexJob, screen: Console) -> int:
+    if config.dry_run:
+        outlook = index_preview(config)
+        _show(
+            screen,
+            config.format,
+            asdict(outlook),
+            terminal.outlook(outlook.name, outlook.why, outlook.rows),
+        )
+        return 0
+    quiet = config.format is Format.JSON
+    done = index(config, lambda line: None if quiet else screen.print(line, soft_wrap=True))
+    _show(screen, config.format, asdict(done), terminal.indexed(done.facts, done.page))
+    if not quiet:
+        _print_notes(screen, done.notes)
+    return 0 if done.accepted else OVER_LIMIT
 
 
 def _describe(config: DescribeConfig, screen: Console) -> int:
@@ -189,6 +211,7 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "nightly": _nightly,
     "search": _search,
     "describe": _describe,
+    "index": _index,
     "compact": _compact,
     "verify": _verify,
     "forget": _forget,

@@ -17,7 +17,8 @@ from pipelines import journal
 from pipelines.changes import Change, read_changes, tombstones, without
 from pipelines.corpus import FILE, FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
 from pipelines.facts import Compacted, Compaction
-from pipelines.index import whole as index
+from pipelines.index import forgetting
+from pipelines.index.layout import names as indexes
 from pipelines.jobs import CompactConfig
 from pipelines.lock import locked
 from pipelines.shards import Part, merged_file
@@ -55,7 +56,7 @@ def _preview(corpus: Corpus, target: int) -> Compaction:
     gone = tombstones(corpus)
     datasets = [_preview_dataset(corpus, name, gone, target) for name in corpus.datasets()]
     return Compaction(
-        tuple(datasets), tuple(name for name in _indexes(corpus) if index.holds(corpus, name, gone))
+        tuple(datasets), tuple(name for name in indexes(corpus) if forgetting.holds(corpus, name, gone))
     )
 
 
@@ -75,16 +76,12 @@ def _compact(corpus: Corpus, target: int) -> Compaction:
     done.append(_compact_plan(corpus, gone))
     if pc.any(pc.equal(changes["change"], Change.FORGOTTEN.value)).as_py():
         corpus.delete_tree(QUARANTINE)
-    rebuilt = [name for name in _indexes(corpus) if index.holds(corpus, name, gone)]
+    rebuilt = [name for name in indexes(corpus) if forgetting.holds(corpus, name, gone)]
     for name in rebuilt:
-        index.rebuild(corpus, name)
-    for name in _indexes(corpus):
-        index.remove_generations(corpus, name, kept=(index.current_generation(corpus, name),))
+        forgetting.drop_gone(corpus, name)
+    for name in indexes(corpus):
+        forgetting.remove_old(corpus, name)
     return Compaction(tuple(done), tuple(rebuilt))
-
-
-def _indexes(corpus: Corpus) -> list[str]:
-    return [info.base_name for info in corpus.entries("index")]
 
 
 # Datasets

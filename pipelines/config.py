@@ -20,6 +20,7 @@ from pipelines.jobs import (
     CompactConfig,
     DescribeConfig,
     ForgetConfig,
+    IndexJob,
     NightlyConfig,
     SearchConfig,
     VerifyConfig,
@@ -38,6 +39,7 @@ PIPELINES: dict[str, type[Any]] = {
     "search": SearchConfig,
     "describe": DescribeConfig,
     "compact": CompactConfig,
+    "index": IndexJob,
     "verify": VerifyConfig,
     "forget": ForgetConfig,
 }
@@ -100,7 +102,8 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 def menu(pipeline: str) -> str:
     """The commented YAML of a pipeline, and of every option of its groups."""
-    files = [CONF / f"{pipeline}.yaml"]
-    if pipeline == "nightly":
-        files += sorted(CONF.glob("*/*.yaml"))
+    file = CONF / f"{pipeline}.yaml"
+    defaults = OmegaConf.select(OmegaConf.load(file), "defaults")
+    chosen = [next(iter(entry)) for entry in defaults if not isinstance(entry, str)]
+    files = [file, *sorted(option for group in chosen for option in CONF.glob(f"{group}/*.yaml"))]
     return "\n".join(f"# --- {file.relative_to(CONF)}\n{file.read_text('utf-8')}" for file in files)

@@ -1,5 +1,6 @@
 """Files below one location, on any file system of pyarrow: listings, and writes of all or nothing."""
 
+import atexit
 import errno
 import os
 import shutil
@@ -117,6 +118,20 @@ class Files:
                 os.fsync(stream.fileno())
             commit(partial, target)
             _sync_folder(target.parent)
+
+    def local_file(self, *parts: str) -> Path:
+        """The file on this machine: itself, or of a bucket a copy that ends with this process.
+
+        For what has to be mapped into memory. Raises: FileNotFoundError.
+        """
+        if self.local_root is not None:
+            return Path(self.path(*parts))
+        copies = tempfile.TemporaryDirectory(prefix="darkroom-")
+        copy = Path(copies.name) / parts[-1]
+        with self.filesystem.open_input_file(self.path(*parts)) as stream, copy.open("wb") as held:
+            shutil.copyfileobj(stream, held)
+        atexit.register(copies.cleanup)
+        return copy
 
     def delete(self, *parts: str) -> None:
         """Removes a file; nothing where it is gone already."""

@@ -106,7 +106,7 @@ def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
         stream = _append(stream, step, len(shards))
     reusing = {planned.shard: planned for planned in shards if planned.reuses}
     written = stream.map_batches(partial(_write_shard, flow, reusing), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
-    with _plain_errors(flow.steps):
+    with plain_errors([step.name for step in flow.steps]):
         for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for text in batch["result"].to_pylist():
                 yield ShardResult(**json.loads(text))
@@ -118,7 +118,7 @@ _WHOLE_SHARDS: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", 
 # of photographs: 512 files of 200 kB and as many views of 384 x 512 pixels.
 _TASK: dict[str, Any] = {"num_cpus": 1, "memory": 512 * 1024 * 1024}
 # Of a model's process. Ray Data's own number has no end, and so has a night whose model dies of every shard.
-_RESTARTS = 3
+RESTARTS = 3
 _WRITE_CPUS = 0.25  # compression of a shard's rows is milliseconds beside what made them
 
 
@@ -134,8 +134,8 @@ def _append(stream: Any, step: Step, shards: int) -> Any:
         compute=ActorPoolStrategy(size=min(step.actors.count, shards)),
         num_cpus=step.actors.cpus,
         num_gpus=step.actors.gpus,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
         **_WHOLE_SHARDS,
     )
 
@@ -266,8 +266,11 @@ def _stderr_kept_back() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_errors(steps: Sequence[Step]) -> Iterator[None]:
-    """What a stage raised in a worker, as itself rather than inside Ray's wrapping; a death with its step."""
+def plain_errors(steps: Sequence[str]) -> Iterator[None]:
+    """What was raised in a worker, as itself rather than inside Ray's wrapping; a death with its step.
+
+    `steps`: the names of the classes that run in actors. Raises: StepDiedError.
+    """
     import ray.exceptions
 
     try:
@@ -276,10 +279,10 @@ def _plain_errors(steps: Sequence[Step]) -> Iterator[None]:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.ActorDiedError as error:
         text = str(error)
-        name = next((step.name for step in steps if f"({step.name})" in text), "of a model")
+        name = next((step for step in steps if f"({step})" in text), "of a model")
         if error.actor_init_failed:
             raise StepDiedError(f"step {name} cannot start: {text.strip().splitlines()[-1]}") from None
         raise StepDiedError(
-            f"step {name}: its process died, and {_RESTARTS} times more after a restart; "
+            f"step {name}: its process died, and {RESTARTS} times more after a restart; "
             "most often memory runs out or the model crashes, Ray's logs on that machine know more"
         ) from None

@@ -179,6 +179,27 @@ class ForgetConfig:
 
 
 @dataclass(frozen=True)
+class IndexJob:
+    """An index over the embeddings of a corpus: built, grown by what is new, folded, or trained anew."""
+
+    corpus: str = REQUIRED
+    name: str | None = None
+    index: IndexConfig = field(default_factory=IndexConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    merge: bool = False
+    retrain: bool = False
+    dry_run: bool = False
+    steal_lock: bool = False
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.name is not None:
+            check_name("name", self.name)
+
+
+@dataclass(frozen=True)
 class VerifyConfig:
     """Every byte of a corpus read again, and what is damaged set aside."""
 

@@ -39,6 +39,7 @@ class Night:
     notes: list[str] = field(default_factory=list)
     failed: bool = False
     over_rejects: bool = False
+    under_recall: bool = False
     report: Report | None = None
 
     @classmethod

@@ -12,7 +12,11 @@ from pipelines.corpus import Corpus
 from pipelines.datasets import ModelProduct, Product, products
 from pipelines.flow import run_flow
 from pipelines.forecast import Forecast, forecast
-from pipelines.index import whole as index
+from pipelines.index.build import Job, build_index
+from pipelines.index.described import facts_of
+from pipelines.index.reading import has_vectors
+from pipelines.index.stock import take_stock
+from pipelines.index.workers import crew_of
 from pipelines.jobs import NightlyConfig
 from pipelines.lock import locked
 from pipelines.night import Live, Night, save_record
@@ -79,7 +83,7 @@ def develop(
         corpus.remove_partial_files()  # of workers that were killed on the way
         night.notes += night.tally.notes
         if index_is_due(night):
-            index_embeddings(night)
+            index_embeddings(night, terminal)
         night.check_rejects()
         night.report = night_report(night)
         save_record(night, tracker)
@@ -126,19 +130,20 @@ def index_is_due(night: Night) -> bool:
     if config.encoder is None or config.index is None:
         return False
     name = config.encoder.name
-    return not index.is_current(corpus, name, config.index) and index.has_vectors(corpus, name)
+    return has_vectors(corpus, name) and take_stock(corpus, name, config.index).due
 
 
-def index_embeddings(night: Night) -> None:
-    """A generation that misses its recall is a failure of the night, and no reason to lose the report."""
+def index_embeddings(night: Night, terminal: Console) -> None:
+    """A generation that misses its recall is built and not searched, and no reason to lose the report."""
     config = night.config
     assert config.encoder is not None
     assert config.index is not None
-    try:
-        night.indexes = (index.build(night.corpus, config.encoder.name, config.index),)
-    except index.RecallTooLowError as error:
-        night.notes.append(str(error))
-        night.failed = True
+    name, crew = config.encoder.name, crew_of(config.index, config.cluster)
+    told = partial(terminal.print, soft_wrap=True)
+    built = build_index(Job(night.corpus, name, config.index, crew, told))
+    night.indexes = (facts_of(night.corpus, name, built.generation),)
+    night.notes += built.meta.notes
+    night.under_recall = not built.meta.accepted
 
 
 def missing_shards(corpus: Corpus, wanted: Mapping[str, Product]) -> Streams:

@@ -9,11 +9,14 @@ from pipelines.changes import Gone
 from pipelines.corpus import Corpus, CorpusError, RowMissingError
 from pipelines.encoders import RecordedEncoder, captions_of
 from pipelines.facts import Hit
-from pipelines.index.whole import current_generation, open_index
+from pipelines.index.layout import current_generation, names
+from pipelines.index.opened import open_index
 from pipelines.jobs import SearchConfig
 from pipelines.vectors import StoredVectors
-from stages.index.search import Neighbours, excluding
-from stages.index.search import search as search_index
+from stages.index.curve import Measured
+from stages.index.search import Neighbours
+from stages.index.searchable import search as search_index
+from stages.index.selectors import excluding
 from stages.index.vectors import Ids, Vectors
 from stages.schemas import shard_of
 
@@ -29,8 +32,7 @@ def search(config: SearchConfig) -> list[Hit]:
 
 def only_index(corpus: Corpus) -> str:
     """The name of the index, where there is no choice. Raises: CorpusError."""
-    names: list[str] = [info.base_name for info in corpus.entries("index")]
-    ready = [name for name in names if current_generation(corpus, name)]
+    ready = [name for name in names(corpus) if current_generation(corpus, name)]
     if len(ready) == 1:
         return ready[0]
     if not ready:
@@ -49,9 +51,12 @@ class Searcher:
         import torch  # noqa: F401  before faiss, whose OpenMP is another one
 
         self._corpus, self._name, self._dataset = corpus, name, f"embeddings/{name}"
-        self._index, self._meta = open_index(corpus, name)
+        opened = open_index(corpus, name)
+        self._index, self._meta = opened.index, opened.meta
+        measured = opened.meta.measured
+        self._measured = None if measured is None else Measured.from_dict(measured)
         info = corpus.info(self._dataset)
-        if info is None or info.fingerprint != self._meta.source.get("embeddings"):
+        if info is None or info.fingerprint != self._meta.embeddings:
             raise CorpusError(
                 f"index {name} is not of the present {self._dataset}: run darkroom nightly again"
             )
@@ -99,9 +104,17 @@ class Searcher:
     def _find(self, query: Vectors, k: int, gone: Ids) -> Neighbours:
         if gone is not self._left_out:
             self._left_out, self._selector = gone, excluding(gone)
-        candidates = k * self._meta.rerank
+        nprobe, k_factor = (
+            (1, 1) if self._measured is None else (self._measured.nprobe, self._measured.k_factor)
+        )
         return search_index(
-            self._index, query, k, candidates=candidates, fetch=self._stored.fetch, selector=self._selector
+            self._index,
+            query,
+            k,
+            nprobe=nprobe,
+            candidates=k * k_factor,
+            fetch=self._stored.fetch,
+            selector=self._selector,
         )
 
     def _hits(self, found: Neighbours) -> list[Hit]:

@@ -217,6 +217,18 @@ def _reject_table(report: Report) -> Table:
     return table
 
 
+def outlook(name: str, why: str, rows: int) -> RenderableType:
+    """What `darkroom index` would do."""
+    encoded = f"up to {rows:,} vectors would be encoded" if rows else "no vector would be encoded"
+    return Text(legible(f"index {name}: {why}; {encoded}"))
+
+
+def indexed(index: IndexFacts, page: str | None) -> RenderableType:
+    """What `darkroom index` made, or found where nothing was due."""
+    told = Text("nothing to do" if page is None else f"report: {legible(page)}", overflow="fold")
+    return Group(_index_table([index]), told)
+
+
 def _index_table(indexes: Sequence[IndexFacts]) -> Table:
     table = _table("index", "generation", "vectors>", "recall@10>", "size>", "factory")
     for index in indexes:

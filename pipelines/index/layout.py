@@ -8,20 +8,23 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pipelines.corpus import Corpus, fingerprint
-from stages.index.files import IndexDamaged
+from stages.index.damage import IndexDamaged
 
 META, CURRENT, TRUTH = "meta.json", "CURRENT", "truth.npz"
 PARTS, PART, LISTS, DIRECTORY, LEFT_OUT = "parts", "part.json", "lists.bin", "directory.npy", "left_out.npy"
 TEMPLATES, TEMPLATE, TEMPLATE_DATA = "templates", "template.json", "template.faiss"
 WORK, UNITS = "work", "work/units"
 
+Place: TypeAlias = tuple[str, str]
+"""A folder, `parts` or `work/units`, and the name of a part in it."""
+
 _GENERATION = re.compile(r"gen-(\d{6})")
 _POINTER = re.compile(r"(gen-\d{6}) ([0-9a-f]{16})\n?")
 
-ShardRange = tuple[int, int]
+ShardRange: TypeAlias = tuple[int, int]
 """The first and the last of neighbouring shards."""
 
 T = TypeVar("T")
@@ -134,9 +137,9 @@ def _generation(stored: dict[str, Any]) -> Generation:
     )
 
 
-def read_part(corpus: Corpus, name: str, part: str, folder: str = PARTS) -> PartRecord:
+def read_part(corpus: Corpus, name: str, place: Place) -> PartRecord:
     """Raises: IndexDamaged; FileNotFoundError where the part was never finished."""
-    return _read(corpus, _part_record, "index", name, folder, part, PART)
+    return _read(corpus, _part_record, "index", name, *place, PART)
 
 
 def read_template(corpus: Corpus, name: str, template: str) -> TemplateRecord:
@@ -159,6 +162,11 @@ def _read(corpus: Corpus, make: Callable[[dict[str, Any]], T], *path: str) -> T:
 def generations(corpus: Corpus, name: str) -> list[str]:
     """Ascending; complete or not."""
     return _folders(corpus, name, _GENERATION)
+
+
+def finished_generations(corpus: Corpus, name: str) -> list[str]:
+    """Ascending; those that a build wrote to the end, whether searches read them or not."""
+    return [one for one in generations(corpus, name) if corpus.exists("index", name, one, META)]
 
 
 def _folders(corpus: Corpus, name: str, pattern: re.Pattern[str]) -> list[str]:
@@ -198,15 +206,20 @@ def names(corpus: Corpus) -> list[str]:
 def remove_unnamed(corpus: Corpus, name: str, kept: Iterable[str]) -> None:
     """Removes generations but these, what a build keeps on its way, and what no generation here names.
 
-    Raises: IndexDamaged where a kept generation cannot be read: nothing is removed then.
+    A damaged generation is not kept. Raises: IndexDamaged where it is the current one; nothing is removed.
     """
-    wanted = set(kept)
-    read = [read_generation(corpus, name, generation) for generation in sorted(wanted)]
+    read: dict[str, Generation] = {}
+    for generation in kept:
+        try:
+            read[generation] = read_generation(corpus, name, generation)
+        except IndexDamaged:
+            if generation == current_generation(corpus, name):
+                raise
     for generation in generations(corpus, name):
-        if generation not in wanted:
+        if generation not in read:
             corpus.delete_tree("index", name, generation)
-    _keep_only(corpus, name, PARTS, {part for one in read for part in one.parts})
-    _keep_only(corpus, name, TEMPLATES, {one.template for one in read})
+    _keep_only(corpus, name, PARTS, {part for one in read.values() for part in one.parts})
+    _keep_only(corpus, name, TEMPLATES, {one.template for one in read.values()})
     corpus.delete_tree("index", name, WORK)
 
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ class Written:
 class ListWriter:
     """Writes lists front to back, and sums up on the way."""
 
-    def __init__(self, stream: BinaryIO, nlist: int, code_size: int) -> None:
+    def __init__(self, stream: IO[bytes], nlist: int, code_size: int) -> None:
         self._stream, self._sha256, self._bytes = stream, hashlib.sha256(), 0
         self._width = code_size + ID_BYTES
         self._checks, self._lengths = [0] * nlist, [0] * nlist
@@ -111,7 +111,7 @@ class ListWriter:
 
 
 def write_lists(
-    stream: BinaryIO, list_numbers: npt.NDArray[np.int64], ids: Ids, codes: Codes, nlist: int
+    stream: IO[bytes], list_numbers: npt.NDArray[np.int64], ids: Ids, codes: Codes, nlist: int
 ) -> Written:
     """Vectors from memory, in the order in which they come inside a list. list_numbers: int64 [n].
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ class Merged(Written):
     dropped: int
 
 
-def merge_lists(sources: Sequence[Lists], stream: BinaryIO, gone: Ids) -> Merged:
+def merge_lists(sources: Sequence[Lists], stream: IO[bytes], gone: Ids) -> Merged:
     """Each list as those of the sources one after the other, without the vectors of `gone`, int64 [n].
 
     Written front to back; what the bytes are is known at the end. Holds about four times 16 MiB, however

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
-from pipelines.index.whole import current_generation, open_index
+from pipelines.index.layout import LISTS, PARTS, current_generation
+from pipelines.index.opened import open_index
 from tests.pipelines.processes import wait_until_gone
 from tests.pipelines.zygote import Ended, Order, Zygote
 
@@ -79,7 +80,7 @@ def _place(event: str) -> str:
         return STAGES[path]
     part, *rest = path.split("/")
     if part == "index":
-        part = "index" if any(name.startswith("gen-") for name in rest) else "pointer"
+        part = "pointer" if rest[-1:] == ["CURRENT"] else "index"
     return f"{part} {kind}"
 
 
@@ -148,14 +149,13 @@ def assert_same(corpus: Path, reference: Path) -> None:
     assert _index(corpus) == _index(reference)
 
 
-def _index(folder: Path) -> bytes | None:
-    """The bytes of the current generation, its checksum verified."""
+def _index(folder: Path) -> list[bytes] | None:
+    """All vectors of the current generation, checked: its lists, part by part."""
     corpus = Corpus(str(folder))
-    generation = current_generation(corpus, "pocket")
-    if generation is None:
+    if current_generation(corpus, "pocket") is None:
         return None
-    open_index(corpus, "pocket")
-    return corpus.read_bytes("index", "pocket", generation, "index.faiss")
+    parts = open_index(corpus, "pocket").meta.parts
+    return [corpus.read_bytes("index", "pocket", PARTS, part, LISTS) for part in parts]
 
 
 def rows_of(corpus: Corpus, dataset: str) -> pa.Table:

@@ -8,10 +8,9 @@ import pyarrow as pa
 
 from pipelines.changes import tombstones, without
 from pipelines.corpus import Corpus, DatasetInfo, write_row_groups
-from pipelines.index import whole as index
 from stages import schemas
-from stages.index.config import IndexConfig
 from stages.schemas import image_id
+from tests.pipelines.indexes import build
 
 SHARDS, ROWS, DIM = 6, 8, 8
 DATASETS = ["answers/a", "captions/a", "embeddings/a", "items"]
@@ -28,7 +27,7 @@ def make_corpus(folder: Path, shards: int = SHARDS, seed: int = 0) -> Corpus:
         corpus.claim(info_of(name, table.schema))
         for shard in range(shards):
             corpus.write_shard(name, shard, dataset(name, shard, seed))
-    index.build(corpus, "a", IndexConfig())
+    build(corpus, "a")
     return corpus
 
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipelines.changes import Change, gone, record, tombstones
@@ -18,12 +17,14 @@ from pipelines.compact import compact
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.facts import Compaction
-from pipelines.index import whole as index
+from pipelines.index.described import indexes
+from pipelines.index.layout import current_generation, generations
+from pipelines.index.opened import open_index
 from pipelines.jobs import CompactConfig
 from pipelines.search import Searcher
 from pipelines.shards import merged_file
-from stages.index.build import stored_ids
 from stages.schemas import image_id
+from tests.pipelines.indexes import held_ids
 from tests.pipelines.small_corpus import (
     DATASETS,
     ROWS,
@@ -87,11 +88,11 @@ def test_compact_leaves_out_what_is_gone_from_datasets_plan_and_index(corpus: Co
         assert corpus.shards(name) == list(range(SHARDS))
     plan = corpus.read_parquet("plan", "plan-000001.parquet")
     assert len(plan) == SHARDS * ROWS - len(GONE)
-    (generation,) = index.generations(corpus, "a")
-    opened, meta = index.open_index(corpus, "a")
-    assert index.current_generation(corpus, "a") == generation
-    assert not np.isin(stored_ids(opened), GONE).any()
-    assert meta.vectors == len(stored_ids(opened)) > 0
+    (generation,) = generations(corpus, "a")
+    held = held_ids(corpus, "a")
+    assert current_generation(corpus, "a") == generation
+    assert not set(held) & set(GONE)
+    assert open_index(corpus, "a").meta.vectors == len(held) > 0
     dropped = {one.name: one.rows_dropped for one in done.datasets}
     assert dropped == {**dict.fromkeys(DATASETS, len(GONE)), "answers/a": 2 * len(GONE), "plan": len(GONE)}
 
@@ -152,8 +153,8 @@ def test_compact_with_every_item_gone_leaves_no_row_and_no_vector(corpus: Corpus
     everything = [image_id(shard, row) for shard in range(SHARDS) for row in range(ROWS)]
     record(corpus, gone(everything, Change.FORGOTTEN))
     _compact(corpus)
-    assert index.generations(corpus, "a") == []
-    assert index.indexes(corpus) == []
+    assert generations(corpus, "a") == []
+    assert indexes(corpus) == []
     assert _names(corpus, "plan") == []
     assert sum(one.rows for one in describe(corpus)) == 0
     before = files_of(Path(corpus.location))
@@ -248,7 +249,7 @@ def test_compact_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
         deaths += 1
         half = Corpus(str(killed))
         assert_same(contents(half), wanted)
-        index.open_index(half, "a")
+        open_index(half, "a")
         _compact(half)
         assert_same(contents(half), wanted)
         # A generation that died unfinished leaves a number unused.
@@ -287,7 +288,7 @@ def test_reader_beside_compaction_never_fails_and_never_sees_half_of_it(corpus: 
             f"caption {item}" for item in kept
         ]
         assert opened.shards("answers/a")[:SHARDS] == list(range(SHARDS))
-        assert len(index.indexes(opened)) == 1
+        assert len(indexes(opened)) == 1
         for search in (searcher, Searcher(opened, "a")):
             before = set(tombstones(opened).tolist())
             hits = search.item(query, 5)

@@ -104,7 +104,7 @@ def _partial_files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "name", ["plan-000001", "dataset.json", "shard-0000000001", "index.faiss", "report.html"]
+    "name", ["plan-000001", "dataset.json", "shard-0000000001", "lists.bin", "report.html"]
 )
 def test_night_on_a_full_disk_names_file_and_room_and_completes_once_there_is_some(
     undisturbed: Undisturbed, tmp_path: Path, said: Said, name: str

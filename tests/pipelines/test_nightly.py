@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.corpus import LOCK, Corpus
-from pipelines.index.whole import current_generation, read_meta
+from pipelines.index.layout import current_generation, read_generation
 from stages.pocket import language
 from stages.pocket.corpus import Written, write_broken, write_pictures
 from stages.schemas import row_of, shard_of
@@ -248,7 +248,7 @@ def test_nightly_with_new_files_works_on_those_only(more_photos: Path, copied: P
     assert all(uri.startswith("new/") for uri in uris)
     generation = current_generation(new, "pocket")
     assert generation == "gen-000002"
-    assert read_meta(new, "pocket", generation).vectors == PICTURES + 1 + 5
+    assert read_generation(new, "pocket", generation).vectors == PICTURES + 1 + 5
 
 
 def test_nightly_with_another_prompt_refuses_then_overwrites(photos: Photos, copied: Path) -> None:

@@ -11,7 +11,10 @@ import pytest
 from pipelines.changes import Change, gone, record
 from pipelines.compact import compact
 from pipelines.corpus import Corpus, CorpusError, DatasetInfo
-from pipelines.index.whole import build, current_generation, is_current, open_index, remove_generations
+from pipelines.index.build import Wishes
+from pipelines.index.layout import current_generation, switch
+from pipelines.index.opened import open_index
+from pipelines.index.stock import take_stock
 from pipelines.jobs import CompactConfig, SearchConfig
 from pipelines.search import Searcher, only_index, search
 from pipelines.stream import Output, dataset_rows
@@ -20,8 +23,9 @@ from stages.checkpoints import ModelLoadError, weights_digest
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, embedding_dim, encoder_view
 from stages.index.config import IndexConfig
-from stages.index.files import IndexDamaged
+from stages.index.damage import IndexDamaged
 from stages.schemas import Status, image_id
+from tests.pipelines.indexes import build
 from tests.stages.tiny_encoders import photographs, save_encoder
 
 ROWS = 4  # a shard of the tests; the rest of its 512 rows is not needed
@@ -178,7 +182,7 @@ def test_only_index_of_an_empty_corpus_says_what_to_do(tmp_path: Path) -> None:
 def test_only_index_of_several_names_them(tmp_path: Path) -> None:
     corpus = Corpus(str(tmp_path))
     for name in ("large", "small"):
-        corpus.write_bytes(b"gen-000001\n", "index", name, "CURRENT")
+        switch(corpus, name, "gen-000001")
 
     with pytest.raises(CorpusError, match="choose one of index=large, index=small"):
         only_index(corpus)
@@ -220,13 +224,13 @@ def test_searcher_model_that_is_gone_is_a_load_error(tmp_path: Path) -> None:
 
 def test_searcher_damaged_index_is_refused(tmp_path: Path) -> None:
     made = _make(tmp_path)
-    file = tmp_path / "corpus" / "index" / "tiny" / "gen-000001" / "index.faiss"
+    (file,) = (tmp_path / "corpus" / "index" / "tiny" / "parts").rglob("lists.bin")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
 
-    with pytest.raises(IndexDamaged, match=r"gen-000001/index\.faiss is damaged"):
-        Searcher(made.corpus, "tiny")
+    with pytest.raises(IndexDamaged, match=r"lists\.bin is damaged"):
+        Searcher(made.corpus, "tiny").text("a cat", 1)
 
 
 def test_searcher_shard_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
@@ -265,27 +269,29 @@ def test_searcher_that_is_open_answers_alike_before_and_after_compaction(tmp_pat
     assert opened.item(made.id_of(1), 3) == searcher.item(made.id_of(1), 3)
 
 
-def test_build_after_items_went_is_due_only_for_new_shards_and_leaves_them_out(tmp_path: Path) -> None:
+def test_build_after_items_went_is_not_due_and_leaves_them_out_where_asked(tmp_path: Path) -> None:
     made = _make(tmp_path)
     record(made.corpus, gone([made.id_of(0)], Change.DELETED))
 
-    assert is_current(made.corpus, "tiny", IndexConfig())
-    assert build(made.corpus, "tiny", IndexConfig()).vectors == len(made.files) - 1
-    assert is_current(made.corpus, "tiny", IndexConfig())
+    assert not take_stock(made.corpus, "tiny", IndexConfig()).due
+    built = build(made.corpus, "tiny", IndexConfig(), Wishes(drop_gone=True))
+    assert built.meta.vectors == len(made.files) - 1
+    assert not take_stock(made.corpus, "tiny", IndexConfig()).due
 
 
-@pytest.mark.parametrize("file", ["meta.json", "index.faiss"])
+@pytest.mark.parametrize(
+    "file", ["meta.json", "part.json", "lists.bin", "directory.npy", "template.json", "template.faiss"]
+)
 @pytest.mark.parametrize("torn", [True, False])
-def test_generation_without_one_of_its_files_is_not_current(tmp_path: Path, file: str, torn: bool) -> None:
+def test_generation_without_one_of_its_files_is_built_again(tmp_path: Path, file: str, torn: bool) -> None:
     made = _make(tmp_path)
-    path = tmp_path / "corpus" / "index" / "tiny" / "gen-000001" / file
-    if torn and file == "meta.json":
+    (path,) = (tmp_path / "corpus" / "index" / "tiny").rglob(file)
+    if torn:
         path.write_bytes(path.read_bytes()[:-20])
     else:
         path.unlink()
 
-    assert not is_current(made.corpus, "tiny", IndexConfig())
-    with pytest.raises(IndexDamaged, match="gen-000001"):
+    with pytest.raises(IndexDamaged):
         Searcher(made.corpus, "tiny")
     build(made.corpus, "tiny", IndexConfig())
     assert Searcher(made.corpus, "tiny").image(str(made.files[0]), 1)
@@ -308,13 +314,13 @@ class _Replaced(Corpus):
     def read_bytes(self, *parts: str) -> bytes:
         if parts[-2:] == ("gen-000001", "meta.json"):
             other = Corpus(self.location)
-            build(other, "tiny", IndexConfig())
-            remove_generations(other, "tiny", kept=(current_generation(other, "tiny"),))
+            build(other, "tiny", IndexConfig(keep_generations=1), Wishes(retrain=True))
         return super().read_bytes(*parts)
 
 
 def test_open_index_whose_generation_is_removed_meanwhile_opens_the_next(tmp_path: Path) -> None:
     made = _make(tmp_path)
-    opened, meta = open_index(_Replaced(made.corpus.location), "tiny")
+    opened = open_index(_Replaced(made.corpus.location), "tiny")
     assert current_generation(made.corpus, "tiny") == "gen-000002"
-    assert opened.ntotal == meta.vectors == len(made.files)
+    assert opened.generation == "gen-000002"
+    assert opened.meta.vectors == len(made.files)
