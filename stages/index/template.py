@@ -12,8 +12,9 @@ from stages.index.config import lists_of
 from stages.index.damage import IndexDamaged
 from stages.index.vectors import Codes, Float32, VectorError
 
-# Of float32 rows that are worked on at once: beyond it, nothing gets faster.
-_BLOCK_BYTES = 1 << 26
+# Of float32 rows worked on at once. With 64 MiB every temporary is fresh memory from the kernel: 0.86 of
+# the rate of a bare faiss add in 512 dimensions and 4,096 lists, where 8 MiB reach 0.99.
+_BLOCK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)

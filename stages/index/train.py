@@ -123,8 +123,7 @@ def flat_template(dim: int) -> Template:
 
 
 def _add_centroids(coarse: Any, centroids: Float32) -> None:
-    faiss = import_faiss()
-    if not isinstance(coarse, faiss.IndexHNSW):
+    if not isinstance(coarse, import_faiss().IndexHNSW):
         coarse.add(centroids)
         return
     # With faiss's 40 and 16, one vector in five enters the wrong list.
@@ -132,6 +131,13 @@ def _add_centroids(coarse: Any, centroids: Float32) -> None:
     # Several threads link the graph in an order of their own, and another template comes of it.
     with one_thread():
         coarse.add(centroids)
+
+
+def hnsw_over(centroids: Float32, links: int) -> Any:
+    """A faiss HNSW index over centroids [nlist, width], as a template with `HNSW<links>` has it."""
+    index = import_faiss().IndexHNSWFlat(centroids.shape[1], links)
+    _add_centroids(index, centroids)
+    return index
 
 
 def _configure_codebooks(ivf: Any, seed: int) -> None:

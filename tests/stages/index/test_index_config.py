@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from stages.index.blas import import_faiss
 from stages.index.choice import choose_factory, training_size
-from stages.index.config import IndexConfig, IndexConfigError
+from stages.index.config import IndexConfig, IndexConfigError, lists_of
 
 AUTO = IndexConfig()
 
@@ -70,8 +72,73 @@ def test_choose_factory_any_dimension_is_one_that_faiss_builds(dim: int) -> None
 
 
 @pytest.mark.parametrize(
+    ("dim", "budget", "code"),
+    [
+        (512, 40, "OPQ32_128,IVF16384,PQ32"),
+        (512, 72, "OPQ64_256,IVF16384,PQ64"),
+        (512, 75, "OPQ64_256,IVF16384,PQ64"),
+        (512, 136, "OPQ128_512,IVF16384,PQ128"),
+        (768, 136, "OPQ128_512,IVF16384,PQ128"),
+        (384, 200, "OPQ192_384,IVF16384,PQ192"),
+        (64, 9, "OPQ1_4,IVF16384,PQ1"),
+        (96, 104, "IVF16384,SQ8"),
+        (96, 200, "IVF16384,SQfp16"),
+        (96, 392, "IVF16384,Flat"),
+    ],
+)
+def test_choose_factory_takes_the_best_code_of_its_bytes(dim: int, budget: int, code: str) -> None:
+    choice = choose_factory(2_000_000, dim, IndexConfig(bytes_per_vector=budget))
+
+    assert choice.factory == code
+    index = import_faiss().index_factory(dim, code)
+    assert import_faiss().extract_index_ivf(index).code_size + 8 <= budget
+
+
+def test_choose_factory_more_bytes_than_exact_vectors_take_is_refused() -> None:
+    with pytest.raises(
+        IndexConfigError, match="bytes_per_vector 393 is more than the 392 that exact vectors"
+    ):
+        choose_factory(2_000_000, 96, IndexConfig(bytes_per_vector=393))
+
+
+def test_choose_factory_of_little_memory_has_fewer_lists_and_says_so() -> None:
+    roomy, tight = (choose_factory(20_000_000, 512, IndexConfig(memory_gb=gb)) for gb in (4, 1))
+
+    assert (roomy.factory, tight.factory) == ("OPQ64_256,IVF65536,PQ64", "OPQ64_256,IVF32768,PQ64")
+    assert "index.memory_gb 1" in tight.reason
+    assert "memory_gb" not in roomy.reason
+
+
+def test_choose_factory_of_hardly_any_memory_is_refused() -> None:
+    with pytest.raises(IndexConfigError, match=r"memory_gb 1e-05 is too little"):
+        choose_factory(20_000_000, 512, IndexConfig(memory_gb=1e-5))
+
+
+def test_choose_factory_configured_one_that_takes_more_memory_names_how_much() -> None:
+    config = IndexConfig(factory="IVF65536,SQ8", memory_gb=4)
+
+    with pytest.raises(IndexConfigError, match=r"index.memory_gb must be at least 7.1, got 4"):
+        choose_factory(20_000_000, 1024, config)
+    assert choose_factory(20_000_000, 1024, replace(config, memory_gb=7.1)).factory == "IVF65536,SQ8"
+
+
+@pytest.mark.parametrize("memory_gb", [0.3, 1, 4, 64])
+@pytest.mark.parametrize("n", [10_000, 300_000, 3_000_000, 30_000_000, 1_000_000_000])
+def test_choose_factory_has_enough_points_for_its_lists_in_its_memory(n: int, memory_gb: float) -> None:
+    config = IndexConfig(memory_gb=memory_gb)
+    factory = choose_factory(n, 768, config).factory
+
+    points = training_size(factory, n, 768, config)
+
+    assert 39 * lists_of(factory) <= points <= n
+    # As float16 in 256 dimensions; the least that codebooks take is 65,536 points.
+    assert points * 512 <= memory_gb * 1e9
+
+
+@pytest.mark.parametrize(
     ("factory", "message"),
     [
+        ("IVF64,PQ128", "cuts 64 dimensions into 128 parts"),
         ("IVF64,PQ7", "64 dimensions are not divisible by 7"),
         ("OPQ10_32,IVF64,PQ16", "32 dimensions are not divisible by 10"),
         ("OPQ16_96,IVF64,PQ16", "wants 96 dimensions, the vectors have 64"),
