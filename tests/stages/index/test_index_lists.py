@@ -163,8 +163,13 @@ def test_directory_of_another_array_is_damage(tmp_path: Path) -> None:
 
 
 def test_directory_that_is_a_pickle_is_never_run(tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "run",)
+
     stream = io.BytesIO()
-    np.save(stream, np.array([{}], dtype=object), allow_pickle=True)
+    np.save(stream, np.array([Touch()], dtype=object), allow_pickle=True)
 
     with pytest.raises(IndexDamaged, match="directory"):
         Directory.unpack(stream.getvalue(), "directory.npy")
+    assert not (tmp_path / "run").exists()

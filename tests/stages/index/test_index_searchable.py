@@ -12,7 +12,7 @@ from stages.index.search import Neighbours
 from stages.index.searchable import SearchableIndex, check_same_template, search
 from stages.index.selectors import excluding, only
 from stages.index.template import Template
-from stages.index.vectors import Ids, VectorError
+from stages.index.vectors import Float32, Ids, VectorError
 from tests.stages.index.clusters import Clusters, brute_force, make_clusters, unit
 from tests.stages.index.parts import in_memory, make_part, make_parts, make_template, merge_to, write_part
 
@@ -54,8 +54,12 @@ def test_candidates_of_parts_are_those_of_one_index_in_memory(
     assert (found.ids >= 0).all()
 
 
-def test_candidates_do_not_depend_on_how_vectors_lie_in_parts(tmp_path: Path) -> None:
-    apart = make_parts(tmp_path, CODED, CORPUS, [300, 900])
+COPIES = Clusters(CORPUS.ids, np.repeat(CORPUS.vectors[::200], 200, axis=0))
+
+
+@pytest.mark.parametrize("corpus", [CORPUS, COPIES], ids=["pictures", "copies of few"])
+def test_candidates_do_not_depend_on_how_vectors_lie_in_parts(tmp_path: Path, corpus: Clusters) -> None:
+    apart = make_parts(tmp_path, CODED, corpus, [300, 900])
     merged = merge_to(tmp_path / "merged", apart)
     whole = Lists(tmp_path / "merged", merged.directory, CODED.code_size)
 
@@ -132,6 +136,24 @@ def test_probe_finds_the_lists_whose_centroids_are_nearest(tmp_path: Path) -> No
 
     nearest = np.sort(distances, axis=1)[:, :6]
     np.testing.assert_allclose(np.take_along_axis(distances, found, 1), nearest, rtol=1e-5)
+
+
+def test_probe_finds_the_nearest_lists_although_the_template_errs_by_a_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = make_template(CORPUS, "IVF32,SQ8")
+    index = SearchableIndex(template, [])
+    expected, assign = index.probe(QUERIES, 5), template.assign
+
+    def swapped(rotated: Float32, nprobe: int) -> tuple[Ids, Float32]:
+        """As rounding does it: of lists at nearly the same distance now one is before, now the other."""
+        lists, distances = assign(rotated, 32)
+        order = np.arange(32) ^ 1
+        return lists[:, order][:, :nprobe], distances[:, order][:, :nprobe]
+
+    monkeypatch.setattr(template, "assign", swapped)
+
+    np.testing.assert_array_equal(index.probe(QUERIES, 5), expected)
 
 
 def test_probe_of_more_lists_than_there_are_gives_all(tmp_path: Path) -> None:
