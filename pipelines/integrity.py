@@ -22,8 +22,7 @@ class Remedy(StrEnum):
 
     SHARDS = "shards"  # set aside: the next night makes its shards again
     RECORD = "record"  # likewise the record of a dataset
-    GENERATION = "generation"  # likewise a generation of an index
-    POINTER = "pointer"  # likewise what names the current generation
+    INDEX = "index"  # likewise a template, a part or a generation of an index, or what names the current one
     PLAN = "plan"  # rebuilt from `items`
     NONE = "none"
 

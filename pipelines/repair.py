@@ -7,7 +7,7 @@ import pyarrow as pa
 from pipelines import journal, plan
 from pipelines.changes import tombstones, without
 from pipelines.corpus import FINGERPRINT, QUARANTINE, Corpus, CorpusError, shard_file, stamp, write_row_groups
-from pipelines.index import whole as index
+from pipelines.index.salvage import set_index_aside
 from pipelines.integrity import Fault, Remedy, check_plan, read_sealed
 from pipelines.parquet import parquet_bytes
 from pipelines.shards import part_of
@@ -22,8 +22,8 @@ def repair(corpus: Corpus, fault: Fault) -> str | None:
         case Remedy.RECORD:
             _set_aside(corpus, fault.path)
             return "the next night writes it again"
-        case Remedy.GENERATION | Remedy.POINTER:
-            return _set_index_aside(corpus, fault.path)
+        case Remedy.INDEX:
+            return set_index_aside(corpus, fault.path)
         case Remedy.PLAN:
             return "rebuilt from items" if _rebuild_plan(corpus) else None
         case Remedy.NONE:
@@ -51,16 +51,6 @@ def _set_shards_aside(corpus: Corpus, fault: Fault) -> str:
     _set_aside(corpus, fault.path)
     again = len(part.shards) - len(fault.good) * part.merged if part is not None else 0
     return f"set aside; the next night makes {again} shards again"
-
-
-def _set_index_aside(corpus: Corpus, path: str) -> str:
-    """Searches then say what to do, instead of answering from what is damaged."""
-    _, name, file = path.split("/")
-    if file in (index.CURRENT, index.current_generation(corpus, name)):
-        _set_aside(corpus, f"index/{name}/{index.CURRENT}")
-    if file != index.CURRENT:
-        _set_aside(corpus, path)
-    return "set aside; the next night builds the index again"
 
 
 # The plan

@@ -10,13 +10,12 @@ import pyarrow.fs as pafs
 from pipelines import changes, forgotten, journal, plan
 from pipelines.corpus import LOCK, QUARANTINE, Corpus, CorpusError, DatasetInfo
 from pipelines.facts import Damage, Verification
-from pipelines.index import whole as index
+from pipelines.index.inspection import inspect_index
 from pipelines.integrity import Fault, Remedy, check_part, check_plan, read_sealed
 from pipelines.jobs import VerifyConfig
 from pipelines.lock import locked
 from pipelines.repair import repair
 from pipelines.shards import Listing, part_of
-from stages.index.files import IndexDamaged
 from stages.index.vectors import Ids
 from stages.schemas import PLAN
 
@@ -199,29 +198,9 @@ def _record(found: _Inspection, name: str, exists: bool, needed: bool) -> Datase
 
 
 def _inspect_index(found: _Inspection, name: str) -> None:
-    corpus, folder = found.corpus, f"index/{name}"
-    names, generations = found.count(folder), index.generations(corpus, name)
-    found.stray(folder, set(names) - {index.CURRENT, *generations})
-    current = index.current_generation(corpus, name)
-    if current is None and index.CURRENT in names:
-        found.blame(f"{folder}/{index.CURRENT}", "it is damaged", Remedy.POINTER)
-    elif current is None:
-        found.unfinished[folder] = 1
-    elif current not in generations:
-        found.blame(f"{folder}/{index.CURRENT}", f"it names {current}, which is not there", Remedy.POINTER)
-    for generation in generations:
-        _inspect_generation(found, name, generation, generation == current)
-
-
-def _inspect_generation(found: _Inspection, name: str, generation: str, current: bool) -> None:
-    path = f"index/{name}/{generation}"
-    found.count(path)
-    try:
-        index.open_generation(found.corpus, name, generation)
-    except FileNotFoundError:
-        if current:
-            found.blame(path, "it lacks a file", Remedy.GENERATION)
-        else:
-            found.notes.append(f"{path} is unfinished or was removed: the next compaction removes it")
-    except IndexDamaged as error:
-        found.blame(path, str(error), Remedy.GENERATION)
+    inside = inspect_index(found.corpus, name)
+    found.faults += inside.faults
+    found.notes += inside.notes
+    found.files, found.size = found.files + inside.files, found.size + inside.size
+    if not inside.current and not inside.faults:
+        found.unfinished[f"index/{name}"] = 1

@@ -102,10 +102,7 @@ def merge(corpus: Corpus, name: str, sources: Sequence[Place], gone: Ids) -> str
     shards = sorted(shard for record in records for shard in shards_in(record.shards))
     left_out = of_shards(gone, ranges_of(shards))
     first = replace(ordered[0][0], shards=ranges_of(shards), fit=_joined_fit(records))
-    digest = hashlib.sha256(left_out.tobytes()).hexdigest()
-    made = fingerprint(
-        {"template": first.template, "shards": first.shards, "of": first.embeddings, "without": digest}
-    )
+    made = name_of(first, left_out)
     if not is_whole(corpus, name, (PARTS, made)):
         opened = [open_part(corpus, name, place, first.template) for _, place in ordered]
         others = {LEFT_OUT: pack_arrays(ids=left_out)}
@@ -113,6 +110,14 @@ def merge(corpus: Corpus, name: str, sources: Sequence[Place], gone: Ids) -> str
             corpus, name, (PARTS, made), lambda stream: merge_lists(opened, stream, left_out), others, first
         )
     return made
+
+
+def name_of(record: PartRecord, left_out: Ids) -> str:
+    """What a part is called: by what decides its bytes. `left_out`: of `left_out`."""
+    digest = hashlib.sha256(left_out.tobytes()).hexdigest()
+    return fingerprint(
+        {"template": record.template, "shards": record.shards, "of": record.embeddings, "without": digest}
+    )
 
 
 def _joined_fit(records: Sequence[PartRecord]) -> dict[str, float]:

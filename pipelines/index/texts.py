@@ -69,7 +69,10 @@ def _encoder(corpus: Corpus, name: str) -> RecordedEncoder:
     info = corpus.info(f"embeddings/{name}")
     if info is None:
         raise CorpusError(f"{corpus.location} has no embeddings/{name}")
-    return RecordedEncoder(info)
+    encoder = RecordedEncoder(info)
+    if not encoder.reads_text:
+        raise CorpusError(f"{encoder.config.model} has no text tower")
+    return encoder
 
 
 @dataclass(frozen=True)

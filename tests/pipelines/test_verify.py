@@ -15,7 +15,8 @@ from pipelines.compact import compact
 from pipelines.corpus import FINGERPRINT, Corpus, write_row_groups
 from pipelines.facts import Verification
 from pipelines.forgotten import FORGOTTEN, remember
-from pipelines.index import whole as index
+from pipelines.index.layout import current_generation, generations, read_generation
+from pipelines.index.stock import take_stock
 from pipelines.jobs import CompactConfig, VerifyConfig
 from pipelines.journal import read_all
 from pipelines.parquet import parquet_bytes
@@ -23,6 +24,7 @@ from pipelines.shards import merged_file, shard_file
 from pipelines.verify import verify
 from stages.index.config import IndexConfig
 from stages.schemas import PLAN, image_id
+from tests.pipelines.indexes import build, held_ids
 from tests.pipelines.small_corpus import (
     DATASETS,
     ROWS,
@@ -34,6 +36,7 @@ from tests.pipelines.small_corpus import (
     make_corpus,
 )
 
+GROWING = IndexConfig(merge_ratio=2)  # what is new stays a part of its own
 MERGED = 3  # of the shards, the first three are in one file
 
 
@@ -53,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for shard in range(MERGED, SHARDS):
             corpus.write_shard(name, shard, without(dataset(name, shard), tombstones(corpus)))
     remember(corpus, FORGOTTEN.empty_table().from_pylist([{"uri_sha256": "ab"}], schema=FORGOTTEN))
-    index.build(corpus, "a", IndexConfig())
+    build(corpus, "a", GROWING)
     return folder
 
 
@@ -73,16 +76,28 @@ def _night(corpus: Corpus) -> None:
         corpus.claim(info_of(name, dataset(name, 0).schema))
         for shard in set(range(SHARDS)) - set(corpus.shards(name)):
             corpus.write_shard(name, shard, dataset(name, shard))
-    if not index.is_current(corpus, "a", IndexConfig()):
-        index.build(corpus, "a", IndexConfig())
+    if take_stock(corpus, "a", GROWING).due:
+        build(corpus, "a", GROWING)
 
 
 def _values(corpus: Corpus) -> dict[str, Any]:
     """All that a reader of the corpus can learn, beside the rows."""
-    metas = {name: index.read_meta(corpus, "a", name) for name in index.generations(corpus, "a")}
+    metas = {name: read_generation(corpus, "a", name) for name in generations(corpus, "a")}
     records = {name: corpus.info(name) for name in DATASETS}
     journals = read_changes(corpus).to_pylist(), read_all(corpus, "forgotten", FORGOTTEN).to_pylist()
-    return {**metas, **records, "journals": journals, "current": index.current_generation(corpus, "a")}
+    return {**metas, **records, "journals": journals, "current": current_generation(corpus, "a")}
+
+
+def _named(corpus: Corpus, path: str) -> str:
+    """A path with the names that the current generation gives to its template, its base and its delta."""
+    meta = read_generation(corpus, "a", str(current_generation(corpus, "a")))
+    base, delta = meta.parts
+    return path.format(template=meta.template, base=base, delta=delta)
+
+
+def _found_ids(corpus: Corpus) -> list[int]:
+    """The ids that a search can find: what is gone stays in a part until it is made again."""
+    return sorted(set(held_ids(corpus, "a")) - set(tombstones(corpus).tolist()))
 
 
 def _files(corpus: Corpus) -> list[Path]:
@@ -100,7 +115,7 @@ def test_verify_of_a_sound_corpus_finds_nothing(corpus: Corpus) -> None:
 def test_verify_finds_any_flipped_bit_that_changes_a_value(corpus: Corpus, flips: int) -> None:
     generator = np.random.default_rng(7)
     files, rows, values = _files(corpus), contents(corpus), _values(corpus)
-    assert {path.suffix for path in files} == {".parquet", ".json", ".faiss", ""}
+    assert {path.suffix for path in files} == {".parquet", ".json", ".faiss", ".bin", ".npy", ".npz", ""}
     harmless = 0
     for number in range(flips):
         path = files[number % len(files)]
@@ -156,10 +171,14 @@ def _swap(corpus: Corpus, one: str, other: str) -> None:
         ("items/dataset.json", "captions/a/dataset.json"),
         ("plan/plan-000001.parquet", "plan/plan-000002.parquet"),
         ("changes/changes-000001.parquet", "changes/changes-000002.parquet"),
-        ("index/a/gen-000002/index.faiss", "index/a/gen-000003/index.faiss"),
+        ("index/a/gen-000002/meta.json", "index/a/gen-000003/meta.json"),
+        ("index/a/parts/{base}/lists.bin", "index/a/parts/{delta}/lists.bin"),
+        ("index/a/parts/{base}/part.json", "index/a/parts/{delta}/part.json"),
+        ("index/a/parts/{base}", "index/a/parts/{delta}"),
     ],
 )
 def test_verify_finds_files_that_were_swapped(corpus: Corpus, one: str, other: str) -> None:
+    one, other = _named(corpus, one), _named(corpus, other)
     _swap(corpus, one, other)
     paths = [damage.path for damage in _verify(corpus).damages]
     assert any(one.startswith(path) for path in paths)
@@ -239,7 +258,14 @@ def _flip(corpus: Corpus, path: str, share: float = 0.3) -> None:
         f"items/{merged_file(0, MERGED - 1)}",
         f"embeddings/a/{merged_file(0, MERGED - 1)}",
         "answers/a/dataset.json",
-        "index/a/gen-000003/index.faiss",
+        "index/a/templates/{template}/template.faiss",
+        "index/a/templates/{template}/template.json",
+        "index/a/parts/{base}/lists.bin",
+        "index/a/parts/{delta}/lists.bin",
+        "index/a/parts/{delta}/directory.npy",
+        "index/a/parts/{base}/left_out.npy",
+        "index/a/parts/{delta}/part.json",
+        "index/a/gen-000003/truth.npz",
         "index/a/gen-000003/meta.json",
         "index/a/gen-000002/meta.json",
         "index/a/CURRENT",
@@ -247,7 +273,7 @@ def _flip(corpus: Corpus, path: str, share: float = 0.3) -> None:
 )
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
 def test_repair_then_a_night_gives_the_same_corpus(corpus: Corpus, path: str, share: float) -> None:
-    wanted = contents(corpus)
+    wanted, ids, path = contents(corpus), _found_ids(corpus), _named(corpus, path)
     _flip(corpus, path, share)
     assert not _verify(corpus).sound
     repaired = _verify(corpus, repair=True)
@@ -256,6 +282,7 @@ def test_repair_then_a_night_gives_the_same_corpus(corpus: Corpus, path: str, sh
     assert _verify(corpus).damages == ()
     _night(corpus)
     assert_same(contents(corpus), wanted)
+    assert _found_ids(corpus) == ids
     found = _verify(corpus)
     assert (found.damages, found.unfinished) == ((), {})
 
