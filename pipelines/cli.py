@@ -163,7 +163,8 @@ def _index(config: IndexJob, screen: Console) -> int:
         return 0
     quiet = config.format is Format.JSON
     done = index(config, lambda line: None if quiet else screen.print(line, soft_wrap=True))
-    _show(screen, config.format, asdict(done), terminal.indexed(done.facts, done.page))
+    plain = {**vars(done), "facts": done.facts.to_dict()}
+    _show(screen, config.format, plain, terminal.indexed(done.facts, done.page))
     if not quiet:
         _print_notes(screen, done.notes)
     return 0 if done.accepted else OVER_LIMIT
@@ -172,7 +173,7 @@ def _index(config: IndexJob, screen: Console) -> int:
 def _describe(config: DescribeConfig, screen: Console) -> int:
     corpus = Corpus(config.corpus)
     datasets, built = describe(corpus), indexes(corpus)
-    plain = {"datasets": [asdict(one) for one in datasets], "indexes": [asdict(one) for one in built]}
+    plain = {"datasets": [asdict(one) for one in datasets], "indexes": [one.to_dict() for one in built]}
     _show(screen, config.format, plain, terminal.description(datasets, built))
     return 0
 

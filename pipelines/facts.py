@@ -1,9 +1,12 @@
 """What a run did, as plain data: the report, the terminal and metrics.json are written from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+from stages.index.curve import Measured
 
 
 class Outcome(StrEnum):
@@ -79,7 +82,11 @@ class PatchSavings:
 
 @dataclass(frozen=True)
 class IndexFacts:
-    """The current generation of an index; `recall_at_10` in 0..1, None if it was not measured."""
+    """A generation of an index. `recall_at_10` in 0..1, of the kind of queries that is found worst; None if
+    it was not measured. `reason`: why this factory. `template`: the id of the training, and `trained_on` the
+    vectors that it saw. `deltas`: parts beside the base; `tombstones`: items gone since, whose vectors they
+    may hold. `drift`: growth of the coding error of the newest part over the training's, 0.1 for 10%.
+    """
 
     name: str
     generation: str
@@ -87,6 +94,57 @@ class IndexFacts:
     factory: str
     recall_at_10: float | None = None
     size_bytes: int | None = None
+    reason: str = ""
+    template: str = ""
+    trained_on: int | None = None
+    deltas: int = 0
+    tombstones: int = 0
+    drift: float | None = None
+    measured: Measured | None = None
+
+    @property
+    def bytes_per_vector(self) -> float | None:
+        return self.size_bytes / self.vectors if self.size_bytes is not None and self.vectors else None
+
+    def numbers(self) -> dict[str, float | None]:
+        """By plain names, for JSON and metrics."""
+        known: dict[str, float | None] = {
+            "vectors": self.vectors,
+            "size_bytes": self.size_bytes,
+            "bytes_per_vector": self.bytes_per_vector,
+            "deltas": self.deltas,
+            "tombstones": self.tombstones,
+            "drift": self.drift,
+            "recall_at_10": self.recall_at_10,
+        }
+        return known | (recall_numbers(self.measured) if self.measured else {})
+
+    def metrics(self) -> dict[str, float]:
+        """Those of `numbers` that are known, as `index/NAME/recall_at_10`."""
+        found = self.numbers().items()
+        return {f"index/{self.name}/{key}": float(value) for key, value in found if value is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the curve."""
+        texts = {key: getattr(self, key) for key in ("name", "generation", "factory", "reason", "template")}
+        return {**texts, "trained_on": self.trained_on, **self.numbers()}
+
+
+def recall_numbers(measured: Measured) -> dict[str, float | None]:
+    """recall@k and its interval of the worst kind of queries, of each kind, and without the re-rank."""
+    point, at_10 = measured.point, measured.point.worst(10)
+    return {
+        "recall_at_1": point.worst(1).value,
+        "recall_at_100": point.worst(100).value,
+        "recall_at_10": at_10.value,
+        "recall_at_10_low": at_10.low,
+        "recall_at_10_high": at_10.high,
+        "recall_at_10_without_rerank": measured.plain.worst(10).value,
+        **{f"recall_at_10_{kind}": by_k[10].value for kind, by_k in point.recall.items()},
+        "nprobe": measured.nprobe,
+        "k_factor": measured.k_factor,
+        "ms_per_query": measured.ms,
+    }
 
 
 @dataclass(frozen=True)
@@ -223,3 +281,23 @@ class Report:
     models: tuple[Model, ...] = ()
     commands: tuple[Command, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """All of a run that built, grew or merged an index. `added`: vectors that it encoded.
+
+    `phases`: seconds of wall time. `outcome`: failed where searches do not read what was built.
+    """
+
+    run: str
+    corpus: str
+    started: datetime
+    seconds: float
+    index: IndexFacts
+    added: int = 0
+    outcome: Outcome = Outcome.COMPLETE
+    phases: Mapping[str, float] = field(default_factory=dict)
+    commands: tuple[Command, ...] = ()
+    notes: tuple[str, ...] = ()
+    pipeline: str = "index"

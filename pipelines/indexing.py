@@ -1,6 +1,7 @@
 """`darkroom index`: what is due for an index, and the run that does it."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +9,9 @@ from datetime import UTC, datetime
 
 from pipelines.config import as_dict, to_yaml
 from pipelines.corpus import Corpus, CorpusError
-from pipelines.facts import IndexFacts, Outcome, Report, Totals
+from pipelines.facts import Command, IndexFacts, IndexReport, Outcome
 from pipelines.index.build import Job, Wishes, build_index
-from pipelines.index.described import facts_of, index_metrics
+from pipelines.index.described import facts_of
 from pipelines.index.reading import dataset_of, dim_of
 from pipelines.index.stock import Stock, is_foldable, take_stock
 from pipelines.index.workers import crew_of
@@ -113,26 +114,35 @@ def _run(
             Job(corpus, name, config.index, crew_of(config.index, config.cluster), told, wishes)
         )
         facts = facts_of(corpus, name, built.generation)
-        report = Report(
-            pipeline="index",
+        report = IndexReport(
             run=run,
             corpus=config.corpus,
             started=started,
-            totals=Totals(built.meta.vectors, built.added, 0, time.monotonic() - began),
-            outcome=Outcome.COMPLETE,
-            indexes=(facts,),
+            seconds=time.monotonic() - began,
+            index=facts,
+            added=built.added,
+            outcome=Outcome.COMPLETE if built.meta.accepted else Outcome.FAILED,
+            phases=built.meta.timings,
+            commands=_commands(config.corpus),
             notes=(*notes, *built.meta.notes),
         )
-        _save(corpus, config, report, index_metrics(facts), tracker)
+        _save(corpus, config, report, tracker)
     return IndexRun(facts, built.meta.accepted, corpus.path("runs", run, "report.html"), report.notes)
 
 
-def _save(
-    corpus: Corpus, config: IndexJob, report: Report, metrics: dict[str, float], tracker: Tracker
-) -> None:
+def _commands(corpus: str) -> tuple[Command, ...]:
+    place = shlex.quote(f"corpus={corpus}")
+    return (
+        Command("Search it", f'darkroom search {place} text="…" k=10'),
+        Command("Add what is new, and merge the deltas", f"darkroom index {place} merge=true"),
+    )
+
+
+def _save(corpus: Corpus, config: IndexJob, report: IndexReport, tracker: Tracker) -> None:
+    metrics = report.index.metrics()
     files = {
         "config.yaml": to_yaml(redact(as_dict(config))),
-        "metrics.json": json.dumps(metrics | {"seconds": report.totals.seconds}, indent=2),
+        "metrics.json": json.dumps(metrics | {"seconds": report.seconds, "added": report.added}, indent=2),
         "report.html": render(report),
     }
     for file, text in files.items():

@@ -102,11 +102,9 @@ class Live:
 def save_record(night: Night, tracker: Tracker) -> None:
     """Writes `runs/RUN/`: the resolved configuration without secrets, the numbers, the page."""
     assert night.report is not None
-    metrics = night.tally.metrics() | {
-        f"{index.name}/recall_at_10": index.recall_at_10
-        for index in night.indexes
-        if index.recall_at_10 is not None
-    }
+    metrics = night.tally.metrics()
+    for index in night.indexes:
+        metrics |= index.metrics()
     done = {"seconds": night.seconds, "images": night.tally.images, "images_copied": night.tally.copied}
     files = {
         "config.yaml": to_yaml(redact(as_dict(night.config))),

@@ -8,6 +8,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def some(number: int, what: str) -> str:
+    """`1 list`, `1,024 lists`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def rate(value: float) -> str:
     """A rate with three digits: 1,234, 12.3, 0.123; a dash for none."""
     if value <= 0:

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from pipelines import quantities as q
-from pipelines.facts import Report
+from pipelines.chart import chart
+from pipelines.facts import IndexReport, Report
 from pipelines.legible import legible
 from stages.base import Image
 
@@ -20,9 +21,14 @@ _DATA_URI = "data:image/jpeg;base64,"
 _JPEG_QUALITY = 82
 
 
-def render(report: Report) -> str:
+def render(report: Report | IndexReport) -> str:
     """The page as HTML. Everything from data is escaped, and control and bidi characters are made visible."""
-    return _template().render(report=report)
+    if isinstance(report, Report):
+        name, indexes = "report.html.j2", report.indexes
+    else:
+        name, indexes = "index.html.j2", (report.index,)
+    charts = [None if index.measured is None else chart(index.measured) for index in indexes]
+    return _template(name).render(report=report, charts=charts)
 
 
 def thumbnail(image: Image, size: int) -> str:
@@ -47,7 +53,7 @@ def shows(page: str, image_ids: Iterable[int], texts: Iterable[str]) -> bool:
 
 
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -65,7 +71,7 @@ def _template() -> Template:
         "picture": _picture,
         "share": _share,
     }
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _finalize(value: Any) -> Any:

@@ -19,6 +19,7 @@ from rich.text import Text
 from pipelines import quantities as q
 from pipelines.facts import Compaction, Dataset, Hit, IndexFacts, Report, Verification
 from pipelines.legible import legible
+from stages.index.curve import RECALL_AT, Measured
 
 PLAIN_WIDTH = 160
 """Columns where the output is a file or a pipe: rich's 80 would fold every URI."""
@@ -229,13 +230,43 @@ def indexed(index: IndexFacts, page: str | None) -> RenderableType:
     return Group(_index_table([index]), told)
 
 
-def _index_table(indexes: Sequence[IndexFacts]) -> Table:
-    table = _table("index", "generation", "vectors>", "recall@10>", "size>", "factory")
+def _index_table(indexes: Sequence[IndexFacts]) -> RenderableType:
+    table = _table("index", "generation", "vectors>", "recall@10>", "size>", "bytes each>", "factory")
     for index in indexes:
         recall = q.NONE if index.recall_at_10 is None else f"{index.recall_at_10:.3f}"
         size = q.NONE if index.size_bytes is None else q.size(index.size_bytes)
-        _add(table, index.name, index.generation, f"{index.vectors:,}", recall, size, index.factory)
-    return table
+        each = q.NONE if index.bytes_per_vector is None else f"{index.bytes_per_vector:.1f}"
+        _add(table, index.name, index.generation, f"{index.vectors:,}", recall, size, each, index.factory)
+    lines = [f"{index.name}: {'; '.join(said)}" for index in indexes if (said := _index_details(index))]
+    return Group(table, *(Text(legible(line)) for line in lines))
+
+
+def _index_details(index: IndexFacts) -> list[str]:
+    said = []
+    if index.measured is not None:
+        said += _measured_details(index.measured)
+    if index.deltas:
+        said.append(f"a base and {q.some(index.deltas, 'delta')}")
+    if index.tombstones:
+        said.append(f"{q.some(index.tombstones, 'item')} gone since")
+    if index.drift is not None:
+        said.append(f"drift {q.percent(index.drift)}")
+    return said
+
+
+def _measured_details(measured: Measured) -> list[str]:
+    said = [
+        f"recall@1/10/100 of {kind} queries {' '.join(f'{by_k[at].value:.3f}' for at in RECALL_AT)} "
+        f"(@10 from {by_k[10].low:.3f} to {by_k[10].high:.3f})"
+        for kind, by_k in measured.point.recall.items()
+    ]
+    if measured.k_factor > 1:
+        said.append(f"recall@10 by codes alone {measured.plain.worst().value:.3f}")
+    candidates = q.some(measured.k_factor, "candidate")
+    said.append(f"{q.some(measured.nprobe, 'list')} and {candidates} a hit in {q.rate(measured.ms)} ms")
+    if not measured.reached:
+        said.append(f"target {measured.target:g} not reached")
+    return said
 
 
 def _bars(console: Console) -> Progress:

@@ -34,6 +34,7 @@ LAYERS = [
         "shards",
         "pages",
     },
+    {"chart"},
     {"files", "identity", "report", "terminal", "recorder"},
     {"corpus"},
     {"journal", "lock", "tracking", "stream", "vectors"},

@@ -1,9 +1,24 @@
 """What a person is told of an index."""
 
+import numpy as np
+
+from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
 from pipelines.facts import IndexFacts
-from pipelines.index.layout import current_generation, names, read_generation
+from pipelines.index.layout import (
+    META,
+    PARTS,
+    Generation,
+    current_generation,
+    names,
+    read_generation,
+    read_part,
+    read_template,
+)
 from pipelines.index.opened import of_current
+from pipelines.index.parts import left_out, of_shards
+from stages.index.curve import Measured
+from stages.index.damage import IndexDamaged
 
 
 def indexes(corpus: Corpus) -> list[IndexFacts]:
@@ -14,9 +29,40 @@ def indexes(corpus: Corpus) -> list[IndexFacts]:
 def facts_of(corpus: Corpus, name: str, generation: str) -> IndexFacts:
     """Raises: IndexDamaged; FileNotFoundError."""
     meta = read_generation(corpus, name, generation)
-    return IndexFacts(name, generation, meta.vectors, meta.factory, size_bytes=meta.size)
+    measured = measured_of(meta, corpus.path("index", name, generation, META))
+    return IndexFacts(
+        name=name,
+        generation=generation,
+        vectors=meta.vectors,
+        factory=meta.factory,
+        recall_at_10=None if measured is None else measured.point.worst().value,
+        size_bytes=meta.size,
+        reason=meta.reason,
+        template=meta.template,
+        trained_on=read_template(corpus, name, meta.template).trained_on,
+        deltas=len(meta.parts) - 1,
+        tombstones=_gone_since(corpus, name, meta),
+        drift=meta.drift,
+        measured=measured,
+    )
 
 
-def index_metrics(facts: IndexFacts) -> dict[str, float]:
-    """Flat numbers for the tracker."""
-    return {f"index/{facts.name}/vectors": float(facts.vectors)}
+def measured_of(meta: Generation, path: str) -> Measured | None:
+    """Its recall; None where it was not measured. Raises: IndexDamaged, naming `path`."""
+    if meta.measured is None:
+        return None
+    try:
+        return Measured.from_dict(meta.measured)
+    except ValueError as error:
+        raise IndexDamaged(f"{path} does not hold a recall: {error}") from error
+
+
+def _gone_since(corpus: Corpus, name: str, meta: Generation) -> int:
+    gone = tombstones(corpus)
+    if not len(gone):
+        return 0
+    records = {part: read_part(corpus, name, (PARTS, part)) for part in meta.parts}
+    return sum(
+        len(np.setdiff1d(of_shards(gone, record.shards), left_out(corpus, name, part)))
+        for part, record in records.items()
+    )

@@ -69,10 +69,7 @@ def _encoder(corpus: Corpus, name: str) -> RecordedEncoder:
     info = corpus.info(f"embeddings/{name}")
     if info is None:
         raise CorpusError(f"{corpus.location} has no embeddings/{name}")
-    encoder = RecordedEncoder(info)
-    if not encoder.reads_text:
-        raise CorpusError(f"{encoder.config.model} has no text tower")
-    return encoder
+    return RecordedEncoder(info)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def run_tasks(
             assert work is not None
             yield task, work(task)
     else:
+        connect(crew.cluster, ())  # before `plain_errors`, which imports Ray: it reads settings as it loads
         with plain_errors([name]):
             yield from _run_on_ray(name, make, tasks, crew)
 
@@ -57,7 +58,6 @@ class _Worker:
 def _run_on_ray(
     name: str, make: MakeWorker[Task, Result], tasks: Sequence[Task], crew: Crew
 ) -> Iterator[tuple[Task, Result]]:
-    connect(crew.cluster, ())
     import ray
 
     # Ray says the name of the class when its process died.

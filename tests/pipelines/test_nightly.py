@@ -188,7 +188,7 @@ def test_nightly_leaves_a_record_with_config_metrics_and_report(photos: Photos, 
     metrics = json.loads(corpus.read_bytes("runs", run.base_name, "metrics.json"))
     assert metrics["items/rows"] == PICTURES + BROKEN + 1
     assert metrics["items/rejects/truncated"] == 1
-    assert metrics["pocket/recall_at_10"] == 1.0
+    assert metrics["index/pocket/recall_at_10"] == 1.0
     assert metrics["captions/pocket/items_per_s"] > 0
     page = corpus.read_bytes("runs", run.base_name, "report.html").decode()
     captions = set(_read(corpus, "captions/pocket")["caption"].drop_null().to_pylist())
@@ -207,7 +207,7 @@ def test_nightly_is_one_mlflow_run_with_metrics_and_report(corpus: Corpus) -> No
     (experiment,) = [one for one in client.search_experiments() if one.name == "darkroom"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["pocket/recall_at_10"] == 1.0
+    assert run.data.metrics["index/pocket/recall_at_10"] == 1.0
     assert run.data.metrics["items/rows"] == PICTURES + BROKEN + 1
     assert {"report.html", "config.yaml"} <= {one.path for one in client.list_artifacts(run.info.run_id)}
 

@@ -2,6 +2,7 @@ import base64
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipelines.facts import (
     Example,
     Hit,
     IndexFacts,
+    IndexReport,
     Model,
     Outcome,
     PatchSavings,
@@ -28,6 +30,8 @@ from pipelines.facts import (
 )
 from pipelines.report import render, thumbnail
 from stages.base import Image
+from stages.index.curve import Measured
+from tests.stages.index.measurements import a_measured
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = (
@@ -58,6 +62,39 @@ def a_report(text: str, thumb: str) -> Report:
         pictures=(Picture(thumb, text, 77, text, (Answer(text, text),)), Picture(thumb, "u", 78)),
         searches=(SampleSearch(text, (hit,), thumb), SampleSearch("none", ())),
         models=(Model(text, text, text),),
+        commands=(Command(text, text),),
+        notes=(text,),
+    )
+
+
+def an_index(text: str, measured: Measured | None) -> IndexFacts:
+    recall = None if measured is None else measured.point.worst().value
+    return IndexFacts(
+        name=text,
+        generation=text,
+        vectors=1_000_000,
+        factory=text,
+        recall_at_10=recall,
+        size_bytes=72_500_000,
+        reason=text,
+        template=text,
+        trained_on=262_144,
+        deltas=3,
+        tombstones=1204,
+        drift=0.034,
+        measured=measured,
+    )
+
+
+def an_index_report(text: str, measured: Measured | None) -> IndexReport:
+    return IndexReport(
+        run=text,
+        corpus=text,
+        started=datetime(2026, 11, 21, 2, 0, tzinfo=UTC),
+        seconds=3723.0,
+        index=an_index(text, measured),
+        added=20_480,
+        phases={text: 3600.0, "merge": 96.0},
         commands=(Command(text, text),),
         notes=(text,),
     )
@@ -135,6 +172,63 @@ def test_report_of_an_empty_run_renders_without_sections() -> None:
     assert "Nothing new" in page.text
 
 
+INDEX_NUMBERS = (
+    *("1,000,000", "72.5 MB", "72.5 bytes", "3 deltas", "1,204", "262,144", "3.4%"),
+    *("500 image", "250 text", "0.920", "0.923", "0.926", "0.912", "0.935", "0.723", "0.823", "0.623"),
+    *("8 lists", "20 candidates", "4.40", "3.50", "target 0.95"),
+)
+
+
+def test_index_report_numbers_are_all_on_the_page() -> None:
+    text = Page(render(an_index_report("some text", a_measured()))).text
+
+    for number in (*INDEX_NUMBERS, "1 h 02 min", "20,480", "1 h 00 min", "1 min 36 s"):
+        assert number in text, number
+    assert "not reached" not in text
+
+
+def test_report_of_a_night_shows_the_same_of_its_index() -> None:
+    report = replace(a_report("some text", a_picture()), indexes=(an_index("some text", a_measured()),))
+
+    text = Page(render(report)).text
+
+    for number in INDEX_NUMBERS:
+        assert number in text, number
+
+
+def test_index_report_with_hostile_texts_is_inert() -> None:
+    html = render(an_index_report(HOSTILE, a_measured()))
+    page = Page(html)
+
+    assert not {"script", "iframe", "object", "link", "base", "form", "a", "img"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "href")]
+    assert not [char for char in html if char != "\n" and not char.isprintable()]
+
+
+def test_index_report_of_a_missed_target_says_so() -> None:
+    text = Page(render(an_index_report("x", a_measured(reached=False)))).text
+
+    assert "0.95 recall@10 was not reached" in text
+
+
+def test_index_report_draws_a_line_for_each_kind_with_and_without_rerank() -> None:
+    page = Page(render(an_index_report("x", a_measured())))
+    exact = Page(render(an_index_report("x", a_measured(k_factor=1))))
+
+    assert page.tags.count("polyline") == 4
+    assert page.tags.count("circle") == 2
+    assert exact.tags.count("polyline") == 2
+    assert "codes alone" in page.text
+
+
+@pytest.mark.parametrize("measured", [None, a_measured(1, 1, steps={1: 0.4})], ids=["unmeasured", "flat"])
+def test_index_report_without_a_curve_draws_none(measured: Measured | None) -> None:
+    page = Page(render(an_index_report("x", measured)))
+
+    assert "polyline" not in page.tags
+    assert ("not measured" in page.text) == (measured is None)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [(480, 640, (48, 64)), (640, 480, (64, 48)), (20, 30, (20, 30)), (2, 4000, (1, 64)), (1, 1, (1, 1))],
@@ -150,9 +244,17 @@ def test_thumbnail_keeps_the_proportions(height: int, width: int, expected: tupl
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
-@pytest.mark.parametrize("width", [1200, 500])
-def test_report_in_a_browser_is_laid_out(width: int, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(render(a_report(HOSTILE, a_picture())))
+@pytest.mark.parametrize(
+    ("report", "width"),
+    [
+        (a_report(HOSTILE, a_picture()), 1200),
+        (a_report(HOSTILE, a_picture()), 500),
+        (an_index_report(HOSTILE, a_measured()), 500),
+    ],
+    ids=["night", "night-phone", "index-phone"],
+)
+def test_report_in_a_browser_is_laid_out(report: Report | IndexReport, width: int, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(render(report))
 
     shot = tmp_path / "shot.png"
     browse(tmp_path, f"--screenshot={shot}", f"--window-size={width},1400", "--hide-scrollbars")

@@ -16,7 +16,15 @@ from pipelines.facts import (
     StageRow,
     Totals,
 )
-from pipelines.terminal import DatasetProgress, ProgressDisplay, console, description, hits, summary
+from pipelines.terminal import (
+    DatasetProgress,
+    ProgressDisplay,
+    console,
+    description,
+    hits,
+    summary,
+)
+from tests.stages.index.measurements import a_measured
 
 HOSTILE = "\x1b[31mred\x1b]8;;http://evil.test\x07link\x9b2J[bold]loud[/bold][/]\u202egpj.exe\r\n"
 
@@ -86,8 +94,45 @@ def test_description_of_a_corpus_holds_its_numbers() -> None:
         assert value in output
 
 
+def an_index(name: str = "pocket") -> IndexFacts:
+    return IndexFacts(
+        name=name,
+        generation=name,
+        vectors=1_000_000,
+        factory=name,
+        recall_at_10=0.823,
+        size_bytes=72_500_000,
+        deltas=1,
+        tombstones=1204,
+        drift=0.034,
+        measured=a_measured(reached=False),
+    )
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_description_of_an_index_holds_its_recall_and_its_state(width: int) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=width, markup=False, highlight=False).print(description([], [an_index()]))
+
+    output = " ".join(stream.getvalue().split())
+    for value in (
+        "1,000,000",
+        "0.823",
+        "72.5 MB",
+        "0.820 0.823 0.826",
+        "0.812",
+        "0.835",
+        "0.920 0.923 0.926",
+    ):
+        assert value in output, value
+    for value in ("8 lists", "20 candidates", "4.40 ms", "0.623", "0.95", "1 delta", "1,204", "3.4%"):
+        assert value in output, value
+
+
 def test_description_of_hostile_names_is_inert() -> None:
-    assert_inert(rendered(description([Dataset(HOSTILE, 1, 1, {HOSTILE: 1}, HOSTILE, 1)], [])))
+    hostile = [Dataset(HOSTILE, 1, 1, {HOSTILE: 1}, HOSTILE, 1)]
+    assert_inert(rendered(description(hostile, [])))
+    assert_inert(rendered(description([], [an_index(HOSTILE)])))
 
 
 @pytest.fixture

@@ -6,17 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.index.curve import Curve, Estimate, Measured, Point, estimate
-
-RECALL = {at: Estimate(0.9, 0.85, 0.95) for at in (1, 10, 100)}
-WORSE = {at: Estimate(0.8, 0.7, 0.85) for at in (1, 10, 100)}
-
-
-def a_measured() -> Measured:
-    points = tuple(
-        Point(nprobe, k_factor, {"image": RECALL, "text": WORSE}) for nprobe in (1, 8) for k_factor in (1, 20)
-    )
-    return Measured(8, 20, 0.95, False, {"image": 500, "text": 250}, Curve(points, {1: 0.2, 8: 0.9}), 3.5)
+from stages.index.curve import Measured, estimate
+from tests.stages.index.measurements import a_measured
 
 
 @pytest.mark.parametrize(("recall", "places"), [(0.5, 10), (0.98, 1), (0.98, 10), (0.999, 100)])
@@ -61,7 +52,9 @@ def test_measured_point_is_the_chosen_one_and_plain_is_without_rerank() -> None:
 
     assert (measured.point.nprobe, measured.point.k_factor) == (8, 20)
     assert (measured.plain.nprobe, measured.plain.k_factor) == (8, 1)
-    assert measured.point.worst() == WORSE[10]
+    assert measured.point.worst() == measured.point.recall["text"][10]
+    assert measured.point.worst(1).value == 0.82
+    assert measured.plain.worst(1).value == 0.62
     assert measured.ms == pytest.approx(4.4)
 
 
