@@ -14,6 +14,7 @@ from pipelines.index.build import Job, Wishes, build_index
 from pipelines.index.described import facts_of
 from pipelines.index.reading import dataset_of, dim_of
 from pipelines.index.stock import Stock, is_foldable, take_stock
+from pipelines.index.texts import read_texts
 from pipelines.index.workers import crew_of
 from pipelines.jobs import IndexJob
 from pipelines.lock import locked
@@ -101,6 +102,7 @@ def _checked(config: IndexJob, corpus: Corpus, name: str) -> Stock:
     if not shards:
         raise CorpusError(f"{corpus.location} has no finished shard of {dataset_of(name)} to index")
     choose_factory(len(shards) * SHARD_ROWS, dim_of(corpus, name), config.index)
+    read_texts(config.index)
     return take_stock(corpus, name, config.index)
 
 
@@ -110,9 +112,7 @@ def _run(
     started, began, notes = datetime.now(UTC), time.monotonic(), list[str]()
     run = f"{started:%Y%m%dT%H%M%S}{started.microsecond // 1000:03d}Z"
     with track(config.tracking, Run(run, config.corpus, as_dict(config)), notes.append) as tracker:
-        built = build_index(
-            Job(corpus, name, config.index, crew_of(config.index, config.cluster), told, wishes)
-        )
+        built = build_index(Job(corpus, name, config.index, crew_of(config.cluster), told, wishes))
         facts = facts_of(corpus, name, built.generation)
         report = IndexReport(
             run=run,

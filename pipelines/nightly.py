@@ -138,7 +138,7 @@ def index_embeddings(night: Night, terminal: Console) -> None:
     config = night.config
     assert config.encoder is not None
     assert config.index is not None
-    name, crew = config.encoder.name, crew_of(config.index, config.cluster)
+    name, crew = config.encoder.name, crew_of(config.cluster)
     told = partial(terminal.print, soft_wrap=True)
     built = build_index(Job(night.corpus, name, config.index, crew, told))
     night.indexes = (facts_of(night.corpus, name, built.generation),)

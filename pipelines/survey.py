@@ -9,6 +9,7 @@ from pipelines.changes import Change, tombstones
 from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
+from pipelines.index.texts import read_texts
 from pipelines.jobs import NightlyConfig, Source
 from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.index.blas import check_installed
@@ -40,6 +41,7 @@ def check_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Prod
         check_installed()
     for product in wanted.values():
         if product.kind == "embeddings" and config.index is not None and items:
+            read_texts(config.index)
             choose_factory(items, int(product.info.properties["dim"]), config.index)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from pipelines.flow import RESTARTS, Backend, ClusterConfig, connect, plain_errors
-from stages.index.config import IndexConfig
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -18,10 +17,9 @@ MakeWorker: TypeAlias = Callable[[], Callable[[Task], Result]]
 
 @dataclass(frozen=True)
 class Crew:
-    """Where tasks are done. `workers`: None for one a core, or one a GPU where `gpu` is set."""
+    """Where tasks are done: by a worker a core, or a GPU where `gpu` is set."""
 
     cluster: ClusterConfig
-    workers: int | None = None
     gpu: bool = False
 
 
@@ -68,7 +66,7 @@ def _run_on_ray(
     }
     restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     actor_class = ray.remote(**options, **restarts)(type(name, (_Worker,), {}))
-    actors = [actor_class.remote(make) for _ in range(min(len(tasks), _workers(crew)))]
+    actors = [actor_class.remote(make) for _ in range(min(len(tasks), _room(crew)))]
     waiting, free = deque(tasks), list(actors)
     running: dict[Any, tuple[Any, Task]] = {}
     try:
@@ -85,7 +83,7 @@ def _run_on_ray(
             ray.kill(actor)
 
 
-def _workers(crew: Crew) -> int:
+def _room(crew: Crew) -> int:
     """As many as there is room for, or Ray would wait for ever; at least one."""
     import ray
 
@@ -94,10 +92,10 @@ def _workers(crew: Crew) -> int:
     if crew.cluster.address is None:
         # A cluster that was started here counts more CPUs than there are, for actors of models.
         room = min(room, crew.cluster.cpus or os.cpu_count() or 1)
-    return max(1, min(room, crew.workers or room))
+    return max(1, room)
 
 
-def crew_of(config: IndexConfig, cluster: ClusterConfig) -> Crew:
+def crew_of(cluster: ClusterConfig) -> Crew:
     """A worker for each GPU where there are some, else for each core."""
     import torch
 
