@@ -40,7 +40,7 @@ from stages.embed import EmbedError
 from stages.generators.protocol import GenerationError
 from stages.index.blas import FaissUnavailable
 from stages.index.config import IndexConfigError
-from stages.index.files import IndexDamaged
+from stages.index.damage import IndexDamaged
 from stages.index.vectors import VectorError
 from stages.isolation.process import IsolationError
 

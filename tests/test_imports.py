@@ -43,7 +43,7 @@ LAYERS = [
     {"reuse"},
     {"flow", "source_diff", "tally"},
     {"index.layout", "index.workers", "index.reading"},
-    {"index.kept", "index.templates", "index.whole"},
+    {"index.kept", "index.templates"},
     {"index.parts", "index.survey", "index.texts"},
     {"index.opened", "index.units", "index.training", "index.queries"},
     {"index.truth", "index.stock", "index.drift", "index.described"},

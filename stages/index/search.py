@@ -1,14 +1,11 @@
-"""Searching an index, and scoring its candidates again with the stored vectors."""
+"""Neighbours of queries, in order, and the scores of candidates by their stored vectors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from stages.index.blas import import_faiss
-from stages.index.build import ivf_of, nprobe_of
-from stages.index.selectors import excluding as excluding
 from stages.index.vectors import Float32, Ids, VectorError, Vectors, unit_float32
 
 Fetch: TypeAlias = Callable[[Ids], Vectors]
@@ -27,60 +24,6 @@ class Neighbours:
 
     ids: Ids
     scores: Float32
-
-
-def search(
-    index: Any,
-    queries: Vectors,
-    k: int,
-    *,
-    nprobe: int | None = None,
-    candidates: int | None = None,
-    fetch: Fetch | None = None,
-    selector: Any = None,
-) -> Neighbours:
-    """The `k` nearest vectors of each query [q, dim], which is of unit length.
-
-    Visits `nprobe` lists, else as many as are stored with the index. With `fetch`, the best
-    `candidates` by code are scored again with their stored vectors, and the scores are exact.
-    `selector`: of `excluding`; what it leaves out takes no candidate's place.
-    Raises: VectorError.
-    """
-    unit = unit_float32(queries, index.d)
-    if fetch is None:
-        return find_candidates(index, unit, k, nprobe, selector)
-    found = find_candidates(index, unit, max(k, candidates or k), nprobe, selector)
-    return rerank(unit, found.ids, k, fetch)
-
-
-def find_candidates(
-    index: Any, queries: Float32, count: int, nprobe: int | None = None, selector: Any = None
-) -> Neighbours:
-    """The nearest by code; the scores are estimates."""
-    if count < 1:
-        raise VectorError(f"at least 1 hit must be asked for, got {count}")
-    if selector is not None and nprobe is None:
-        nprobe = nprobe_of(index)
-    inner = _parameters(index, nprobe, selector)
-    if inner is not None and isinstance(index, import_faiss().IndexPreTransform):
-        # A name of its own: the outer parameters hold a bare pointer to the inner ones.
-        outer = import_faiss().SearchParametersPreTransform(index_params=inner)
-        distances, ids = index.search(queries, count, params=outer)
-    else:
-        distances, ids = index.search(queries, count, params=inner)
-    # |a - b|^2 = 2 - 2 a.b for unit vectors.
-    scores = np.where(ids < 0, -np.inf, 1 - distances / 2).astype(np.float32)
-    return best_first(ids, scores, count)
-
-
-def _parameters(index: Any, nprobe: int | None, selector: Any) -> Any:
-    """Of the flat or IVF index inside; None leaves all as it is stored."""
-    faiss, ivf = import_faiss(), ivf_of(index)
-    if ivf is None:
-        return None if selector is None else faiss.SearchParameters(sel=selector)
-    if nprobe is None:
-        return None
-    return faiss.SearchParametersIVF(nprobe=min(nprobe, ivf.nlist), sel=selector)
 
 
 def best_first(ids: Ids, scores: Float32, k: int) -> Neighbours:

@@ -14,7 +14,8 @@ from pipelines.index.stock import take_stock
 from pipelines.index.templates import open_template
 from pipelines.index.truth import of_generation
 from stages.index.config import IndexConfig, IndexConfigError
-from stages.index.search import Neighbours, excluding
+from stages.index.search import Neighbours
+from stages.index.selectors import excluding
 from stages.index.vectors import unit_float32
 from tests.pipelines.index.vector_corpus import (
     DIM,

@@ -62,7 +62,7 @@ def test_import_faiss_sets_waiting_threads_to_sleep() -> None:
 
 
 def test_import_of_the_index_modules_does_not_load_faiss() -> None:
-    code = "import sys, stages.index.create, stages.index.search; print('faiss' in sys.modules)"
+    code = "import sys, stages.index.train, stages.index.searchable; print('faiss' in sys.modules)"
 
     assert _in_new_process(code) == "False"
 

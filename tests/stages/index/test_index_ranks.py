@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from stages.index.ranks import Subject, ranks_of, recall_shares
-from stages.index.search import Neighbours, excluding
+from stages.index.search import Neighbours
+from stages.index.selectors import excluding
 from stages.index.vectors import Float32, Ids
 from tests.stages.index.clusters import make_clusters, unit
 from tests.stages.index.standin import FaissIndex, MadeUp, image_queries, subject, truth_of

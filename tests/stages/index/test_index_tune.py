@@ -6,7 +6,7 @@ import pytest
 from stages.index.config import IndexConfig
 from stages.index.exact import Truth, join_queries
 from stages.index.ranks import Subject
-from stages.index.search import excluding
+from stages.index.selectors import excluding
 from stages.index.tune import measure
 from stages.index.vectors import Float32, Ids, Vectors
 from tests.stages.index.clusters import Clusters, make_clusters, unit
