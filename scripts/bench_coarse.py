@@ -1,7 +1,8 @@
 """Finding a vector's list: all distances against an HNSW over the centroids; one JSON object a row.
 
 Rates are vectors per CPU second of one thread, as a worker runs; agreement is the share of vectors whose
-list is the nearest one. `stages.index.choice` follows these figures.
+list is the nearest one. A query that is searched alone reads all centroids, or walks the graph.
+`stages.index.choice` follows these figures.
 """
 
 import argparse
@@ -57,6 +58,7 @@ def compare(lists: int, width: int, count: int, links: int) -> dict[str, Any]:
     with matrix_products():
         exact, (_, nearest) = measured(lambda: flat.search(vectors, 1))
     approximate, (_, found) = measured(lambda: graph.search(vectors, 1))
+    alone = [_one_by_one(index, vectors[:20]) for index in (flat, graph)]
     return {
         "nlist": lists,
         "width": width,
@@ -64,7 +66,15 @@ def compare(lists: int, width: int, count: int, links: int) -> dict[str, Any]:
         "hnsw_per_s": round(count / approximate),
         "hnsw_agreement": round(float((nearest == found).mean()), 4),
         "hnsw_build_s": round(build, 1),
+        "flat_query_ms": round(alone[0] * 1000, 2),
+        "hnsw_query_ms": round(alone[1] * 1000, 2),
     }
+
+
+def _one_by_one(index: Any, queries: Float32) -> float:
+    """CPU seconds to the 64 nearest lists of one query, when it comes alone."""
+    spent, _ = measured(lambda: [index.search(query[None], 64) for query in queries])
+    return spent / len(queries)
 
 
 def main() -> None:

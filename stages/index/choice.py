@@ -18,6 +18,8 @@ CODEBOOK_POINTS = 65_536
 _PQ_BYTES = (256, 192, 128, 96, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1)
 # From this many vectors: lists. Near 4 sqrt(n) below, and the sizes that faiss and autofaiss recommend.
 _LISTS = ((100_000_000, 262_144), (10_000_000, 65_536), (1_000_000, 16_384))
+# From this many lists an HNSW over the centroids is faster than all distances: HNSW_FIGURES
+_HNSW_FROM = 262_144
 # Of memory_gb; the rest is for blocks, centroids and codebooks.
 _SAMPLE_SHARE = 0.75
 
@@ -102,7 +104,8 @@ def _automatic(n: int, dim: int, config: IndexConfig) -> Choice:
     why = f"{n:,} vectors of {dim}: {nlist:,} lists, {code_bytes + ID_BYTES} bytes a vector"
     if nlist < wanted:
         why += f"; {wanted:,} lists would be better, and take more than index.memory_gb {config.memory_gb:g}"
-    return Choice(f"{rotation}IVF{nlist},{code}", why)
+    graph = "_HNSW32" if nlist >= _HNSW_FROM else ""
+    return Choice(f"{rotation}IVF{nlist}{graph},{code}", why)
 
 
 def _wanted_lists(n: int) -> int:

@@ -108,12 +108,15 @@ def test_nearest_centroids_are_those_of_all_distances() -> None:
     ],
 )
 def test_encoder_vectors_that_must_not_enter_are_refused(
-    templates: dict[str, Template], encoder: type[Encoder], damage: str, message: str
+    templates: dict[str, Template],
+    encoder: type[Encoder],
+    damage: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with (
-        np.errstate(over="ignore"),
-        pytest.raises(VectorError, match=message),
-    ):
+    monkeypatch.setattr("stages.index.template._BLOCK_BYTES", 0)  # row 7000 is not in the first block
+
+    with np.errstate(over="ignore"), pytest.raises(VectorError, match=message):
         encoder(templates["IVF64,Flat"])(_damaged(damage))
 
 

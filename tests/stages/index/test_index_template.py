@@ -161,6 +161,15 @@ def test_template_packed_and_loaded_encodes_alike(templates: dict[str, Template]
     assert pack_template(loaded) == (data, template_id)
 
 
+def test_load_template_computes_no_tables(templates: dict[str, Template]) -> None:
+    data, template_id = pack_template(templates["IVF64_HNSW8,PQ8"])
+
+    loaded = load_template(data, "IVF64_HNSW8,PQ8", template_id, "t.faiss")
+
+    # faiss computes up to 2 GiB of them whenever it reads an index.
+    assert loaded.ivf.precomputed_table.size() == 0
+
+
 def test_load_template_with_any_byte_changed_is_refused(templates: dict[str, Template]) -> None:
     data, template_id = pack_template(templates["Flat"])
 

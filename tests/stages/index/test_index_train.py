@@ -115,7 +115,10 @@ def test_train_of_too_few_vectors_is_refused(factory: str, rows: int, least: str
         train_centroids(few, None, plan)
 
 
-def test_train_sample_with_a_vector_that_is_not_finite_is_refused_by_row() -> None:
+def test_train_sample_with_a_vector_that_is_not_finite_is_refused_by_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stages.index.template._BLOCK_BYTES", 0)  # row 11,500 is not in the first block
     broken = SHUFFLED.copy()
     broken[11_500] = np.nan
 
