@@ -18,7 +18,13 @@ CODEBOOK_POINTS = 65_536
 _PQ_BYTES = (256, 192, 128, 96, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8, 4, 3, 2, 1)
 # From this many vectors: lists. Near 4 sqrt(n) below, and the sizes that faiss and autofaiss recommend.
 _LISTS = ((100_000_000, 262_144), (10_000_000, 65_536), (1_000_000, 16_384))
-# From this many lists an HNSW over the centroids is faster than all distances: HNSW_FIGURES
+# From this many lists an HNSW over the centroids is faster than all distances; scripts/bench_coarse.py,
+# vectors per CPU second of one AVX-512 thread, all distances against HNSW32 and its share of right lists:
+#      lists    64 dimensions             96 dimensions             256 dimensions
+#      4,096    101,298   29,817  .999     85,922   26,012  .998     39,870   18,577  .999
+#     16,384     33,253   16,258  .996     24,903   15,488  .993     11,227    7,466  .986
+#     65,536      9,141    8,665  .983      6,746    4,950  .968      2,659    2,289  .945
+#    262,144                               1,621    2,718  .931
 _HNSW_FROM = 262_144
 # Of memory_gb; the rest is for blocks, centroids and codebooks.
 _SAMPLE_SHARE = 0.75
@@ -133,6 +139,7 @@ def _coding(dim: int, budget: int | None) -> tuple[str, int, str, int]:
     for code, size in (("Flat", 4 * dim), ("SQfp16", 2 * dim), ("SQ8", dim)):
         if room >= size:
             return "", dim, code, size
-    code_bytes = next(size for size in _PQ_BYTES if size <= room)
+    # At least 2 values a part: a byte for one value is SQ8, which keeps all of them.
+    code_bytes = next(size for size in _PQ_BYTES if size <= min(room, dim // 2))
     width = min(4 * code_bytes, dim // code_bytes * code_bytes)
     return f"OPQ{code_bytes}_{width},", width, f"PQ{code_bytes}", code_bytes

@@ -82,6 +82,7 @@ def test_choose_factory_any_dimension_is_one_that_faiss_builds(dim: int) -> None
         (512, 136, "OPQ128_512,IVF16384,PQ128"),
         (768, 136, "OPQ128_512,IVF16384,PQ128"),
         (384, 200, "OPQ192_384,IVF16384,PQ192"),
+        (100, 72, "OPQ48_96,IVF16384,PQ48"),
         (64, 9, "OPQ1_4,IVF16384,PQ1"),
         (96, 104, "IVF16384,SQ8"),
         (96, 200, "IVF16384,SQfp16"),
