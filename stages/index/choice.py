@@ -25,8 +25,8 @@ _LISTS = ((100_000_000, 262_144), (10_000_000, 65_536), (1_000_000, 16_384))
 #     16,384     33,253   16,258  .996     24,903   15,488  .993     11,227    7,466  .986
 #     65,536      9,141    8,665  .983      6,746    4,950  .968      2,659    2,289  .945
 #    262,144                               1,621    2,718  .931        646    1,461  .843
-# Wrong lists are near ones, and a GPU takes all distances anyway. A query that comes alone takes 5.2 ms to
-# find 64 of 65,536 lists in 256 dimensions by all distances, and 0.5 ms by the graph.
+# A GPU takes all distances whatever the factory says. A query that comes alone takes 5.2 ms to find 64 of
+# 65,536 lists in 256 dimensions by all distances, and 0.5 ms by the graph.
 _HNSW_FROM = 262_144
 # Of memory_gb; the rest is for blocks, centroids and codebooks.
 _SAMPLE_SHARE = 0.75
