@@ -14,8 +14,9 @@ from stages.index.vectors import Float32, unit_float32
 
 def search_ms(subject: Subject, queries: Float32, count: int, steps: Sequence[int]) -> dict[int, float]:
     """The median milliseconds of one query for `count` candidates, by nprobe, from warm memory."""
+    works = [partial(_search, subject, count, step) for step in steps]
     with _one_thread():
-        return {step: _median_ms(partial(_search, subject, count, step), queries) for step in steps}
+        return dict(zip(steps, _median_ms(works, queries), strict=True))
 
 
 def rerank_ms(subject: Subject, queries: Float32, count: int, nprobe: int) -> float | None:
@@ -29,23 +30,24 @@ def rerank_ms(subject: Subject, queries: Float32, count: int, nprobe: int) -> fl
         ids = found[query.tobytes()]
         unit_float32(fetch(np.sort(ids[ids >= 0])), len(query)) @ query
 
-    return _median_ms(rerank, queries)
+    return _median_ms([rerank], queries)[0]
 
 
 def _search(subject: Subject, count: int, nprobe: int, query: Float32) -> None:
     subject.find(query[None], count, nprobe)
 
 
-def _median_ms(work: Callable[[Float32], None], queries: Float32) -> float:
-    """After each query was asked once: the first touches lists and tables that the others find in memory."""
-    for query in queries:
-        work(query)
-    taken = []
-    for query in queries:
+def _median_ms(works: Sequence[Callable[[Float32], None]], queries: Float32) -> list[float]:
+    """Of each work over the queries, after one round for the memory that the first touch fills.
+
+    Query by query, so that whatever else the machine does meets all works alike.
+    """
+    taken = np.empty((2, len(queries), len(works)))
+    for turn, row, column in np.ndindex(taken.shape):
         start = time.perf_counter()
-        work(query)
-        taken.append(1000 * (time.perf_counter() - start))
-    return round(float(np.median(taken)), 4)
+        works[column](queries[row])
+        taken[turn, row, column] = 1000 * (time.perf_counter() - start)
+    return [round(float(value), 4) for value in np.median(taken[1], axis=0)]
 
 
 @contextmanager
