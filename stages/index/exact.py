@@ -238,13 +238,15 @@ def unpack_truth(data: bytes, path: str) -> Truth:
     """Raises: IndexDamaged, naming `path`."""
     stored = _unpack(data, path)
     try:
-        vectors = stored["vectors"]
-        queries = Queries(stored["query_ids"], unit_float32(vectors, vectors.shape[-1]), stored["kinds"])
+        vectors = stored["vectors"].astype(np.float32, copy=False)
+        # Only checked: made of unit length once more, they would differ in the last bit.
+        unit_float32(vectors, vectors.shape[-1])
+        queries = Queries(stored["query_ids"], vectors, stored["kinds"])
         found = _neighbours(stored)
         if len(found.ids) != len(queries.ids):
             raise VectorError(f"{len(queries.ids)} queries and neighbours of {len(found.ids)}")
         return Truth(queries, found)
-    except (KeyError, VectorError, IndexError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise IndexDamaged(f"{path} does not hold queries and their neighbours: {error}") from error
 
 
