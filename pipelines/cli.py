@@ -38,7 +38,7 @@ from pipelines.verify import verify
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
 from stages.generators.protocol import GenerationError
-from stages.index.blas import FaissUnavailable
+from stages.index.blas import FaissUnavailable, blas_kernel
 from stages.index.config import IndexConfigError
 from stages.index.damage import IndexDamaged
 from stages.index.vectors import VectorError
@@ -175,6 +175,8 @@ def _describe(config: DescribeConfig, screen: Console) -> int:
     datasets, built = describe(corpus), indexes(corpus)
     plain = {"datasets": [asdict(one) for one in datasets], "indexes": [one.to_dict() for one in built]}
     _show(screen, config.format, plain, terminal.description(datasets, built))
+    if config.format is Format.TABLE and built:
+        screen.print(f"faiss's OpenBLAS kernel: {blas_kernel()}")
     return 0
 
 

@@ -81,7 +81,7 @@ def take_stock(corpus: Corpus, name: str, config: IndexConfig, generation: str |
         covered = {shard for record in parts.values() for shard in shards_in(record.shards)}
         new = tuple(shard for shard in shards if shard not in covered)
         dim = int(info.properties["dim"])
-        why = _changed(check_template(corpus, name, meta.template), asked) or _outgrown(
+        why = _changed(check_template(corpus, name, meta.template), embeddings, config) or _outgrown(
             meta, len(new), dim, config
         )
     except (IndexDamaged, FileNotFoundError) as error:
@@ -103,10 +103,15 @@ def _read(corpus: Corpus, name: str, generation: str) -> tuple[Generation, dict[
     return meta, {part: read_part(corpus, name, (PARTS, part)) for part in meta.parts}
 
 
-def _changed(record: TemplateRecord, asked: Mapping[str, Any]) -> str | None:
-    for key, value in asked.items():
-        if record.asked.get(key) != value:
-            return f"{key} was {record.asked.get(key)} when the index was trained, and is {value} now"
+def _changed(record: TemplateRecord, embeddings: str, config: IndexConfig) -> str | None:
+    """What is asked for now and was not when the template was trained; `auto` is content with any."""
+    if record.asked["embeddings"] != embeddings:
+        return "embeddings of another fingerprint are there now"
+    if config.factory not in ("auto", record.factory):
+        return f"index.factory is {config.factory}, and was {record.factory} when it was trained"
+    known = record.asked["bytes_per_vector"]
+    if config.bytes_per_vector not in (None, known):
+        return f"index.bytes_per_vector is {config.bytes_per_vector}, and was {known} when it was trained"
     return None
 
 

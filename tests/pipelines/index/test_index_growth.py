@@ -184,6 +184,14 @@ def test_other_factory_trains_anew(tmp_path: Path) -> None:
     assert after.meta.factory == "IVF64,SQ8"
 
 
+def test_automatic_factory_keeps_an_index_that_was_configured(tmp_path: Path) -> None:
+    corpus, _ = make_corpus(tmp_path, ROWS)
+    before = built(corpus, replace(SMALL, factory="IVF64,SQ8"))
+    assert not take_stock(corpus, NAME, replace(SMALL, factory="auto")).due
+    add_shards(corpus, later(make_clusters(512, DIM, seed=9), ROWS // 512))
+    assert built(corpus, replace(SMALL, factory="auto")).meta.template == before.meta.template
+
+
 def test_old_generations_go_and_so_do_parts_that_none_names(tmp_path: Path) -> None:
     corpus, _ = make_corpus(tmp_path, ROWS)
     for nprobe in (1, 2, 3):

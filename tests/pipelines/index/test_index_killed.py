@@ -21,7 +21,7 @@ WORDS = (
     "index",
     "cluster=local",
     "tracking=off",
-    "index.factory=OPQ8_32,IVF64,PQ8",
+    "index.factory=PCA24,IVF64,PQ8",
     "index.recall_queries=40",
     "index.unit_rows=4096",
 )
