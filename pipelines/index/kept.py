@@ -3,41 +3,45 @@
 import hashlib
 from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.corpus import Corpus
+from stages.index.damage import IndexDamaged
 
 _DIGEST_BYTES = 32
 
 
 def kept(corpus: Corpus, path: tuple[str, ...], make: Callable[[], bytes]) -> bytes:
     """What an earlier build made, else what is made now. A torn or damaged file counts as absent."""
-    found = _read(corpus, path)
-    if found is not None:
-        return found
-    data = make()
+    try:
+        return read_kept(corpus, path)
+    except (FileNotFoundError, IndexDamaged):
+        data = make()
     corpus.check_fence()
-    corpus.write_bytes(data + hashlib.sha256(data).digest(), *path)
+    with corpus.writing(*path, size=len(data) + _DIGEST_BYTES) as stream:
+        stream.write(data)
+        stream.write(hashlib.sha256(data).digest())
     return data
 
 
-def _read(corpus: Corpus, path: tuple[str, ...]) -> bytes | None:
-    try:
-        stored = corpus.read_bytes(*path)
-    except FileNotFoundError:
-        return None
+def read_kept(corpus: Corpus, path: tuple[str, ...]) -> bytes:
+    """What `kept` wrote. Raises: FileNotFoundError; IndexDamaged."""
+    stored = corpus.read_bytes(*path)
     data, digest = stored[:-_DIGEST_BYTES], stored[-_DIGEST_BYTES:]
-    return data if hashlib.sha256(data).digest() == digest else None
+    if hashlib.sha256(data).digest() != digest:
+        raise IndexDamaged(f"{corpus.path(*path)} is damaged: run darkroom index again")
+    return data
 
 
-def pack_arrays(**arrays: npt.NDArray[np.generic]) -> bytes:
+def pack_arrays(**arrays: npt.NDArray[Any]) -> bytes:
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
-def unpack_arrays(data: bytes) -> dict[str, npt.NDArray[np.generic]]:
+def unpack_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
     with np.load(BytesIO(data), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}

@@ -143,7 +143,7 @@ def imbalance(sizes: npt.NDArray[np.int64]) -> float:
 
 def left_out(corpus: Corpus, name: str, part: str) -> Ids:
     """The ids, ascending, of covered items that were gone when the part was made."""
-    ids: Ids = unpack_arrays(read_file(corpus, name, (PARTS, part), LEFT_OUT))["ids"]  # type: ignore[assignment]
+    ids: Ids = unpack_arrays(read_file(corpus, name, (PARTS, part), LEFT_OUT))["ids"]
     return ids
 
 

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from pipelines.corpus import Corpus, fingerprint
 from pipelines.index.kept import kept, pack_arrays, unpack_arrays
 from pipelines.index.layout import WORK, shards_in
-from pipelines.index.reading import dim_of
-from pipelines.index.survey import Survey, survey
+from pipelines.index.reading import dataset_of, dim_of
+from pipelines.index.survey import Survey, Surveyor, survey
 from pipelines.index.templates import save_template
 from pipelines.index.workers import Crew
 from stages.index.choice import choose_factory, training_size
@@ -27,24 +25,21 @@ def kept_survey(
     corpus: Corpus, name: str, asked: Mapping[str, Any], gone: Ids, config: IndexConfig, crew: Crew
 ) -> Survey:
     """The survey that a killed build left, where it still covers the corpus; else a new one."""
-    path = _kept_at(name, asked, "survey")
-    present = set(corpus.shards(f"embeddings/{name}"))
-
-    def make() -> bytes:
-        most, dim = len(present) * SHARD_ROWS, dim_of(corpus, name)
-        points = training_size(choose_factory(most, dim, config).factory, most, dim, config)
-        return survey(corpus, name, gone, points, config, crew).pack()
-
-    found = Survey.unpack(kept(corpus, path, make))
+    present = set(corpus.shards(dataset_of(name)))
+    most, dim = len(present) * SHARD_ROWS, dim_of(corpus, name)
+    points = training_size(choose_factory(most, dim, config).factory, most, dim, config)
+    work = _kept_at(name, asked)
+    surveyor = Surveyor(corpus, name, dim, work, gone, points, config.recall_queries, config.seed)
+    found = survey(surveyor, crew)
     covered = set(shards_in(found.shards))
     if covered <= present and len(covered) >= _COVERED * len(present):
         return found
-    corpus.delete_tree(*path[:-1])
-    return Survey.unpack(kept(corpus, path, make))
+    corpus.delete_tree(*work)
+    return survey(surveyor, crew)
 
 
-def _kept_at(name: str, asked: Mapping[str, Any], file: str) -> tuple[str, ...]:
-    return ("index", name, WORK, f"training-{fingerprint(asked)}", file)
+def _kept_at(name: str, asked: Mapping[str, Any], *file: str) -> tuple[str, ...]:
+    return ("index", name, WORK, f"training-{fingerprint(asked)}", *file)
 
 
 def train(
@@ -59,7 +54,7 @@ def train(
     points = training_size(choice.factory, seen.rows, dim, config)
     if points:
         plan = TrainingPlan(choice.factory, dim, config.seed, device)
-        template = _in_stages(corpus, name, asked, seen.sample[1][:points], plan)
+        template = _in_stages(corpus, name, asked, seen.sample[:points], plan)
     else:
         template = flat_template(dim)
     held_out = unit_float32(seen.queries[1], dim)
@@ -77,6 +72,4 @@ def _in_stages(
         _kept_at(name, asked, "centroids"),
         lambda: pack_arrays(centroids=train_centroids(sample, rotation, plan)),
     )
-    return train_template(
-        sample, rotation, unpack_arrays(centroids)["centroids"].astype(np.float32, copy=False), plan
-    )
+    return train_template(sample, rotation, unpack_arrays(centroids)["centroids"], plan)
