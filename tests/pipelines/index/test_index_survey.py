@@ -9,7 +9,8 @@ import pytest
 from pipelines.corpus import Corpus
 from pipelines.index.survey import Surveyor, survey
 from stages.index.sample import BottomK, sample_rows
-from tests.pipelines.index.vector_corpus import DIM, LOCAL, NAME, Clusters, add_shards
+from tests.pipelines.index.vector_corpus import DIM, NAME, Clusters, add_shards
+from tests.pipelines.indexes import LOCAL
 from tests.stages.index.clusters import make_clusters
 
 NONE = np.empty(0, np.int64)
