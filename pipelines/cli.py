@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipelines import interrupt, terminal
+from pipelines.batch_search import batch_search
 from pipelines.compact import compact
 from pipelines.config import PIPELINES, ConfigError, load, menu
 from pipelines.corpus import Corpus, CorpusError
@@ -25,11 +27,13 @@ from pipelines.jobs import (
     ForgetConfig,
     Format,
     IndexJob,
+    NeighboursConfig,
     NightlyConfig,
     SearchConfig,
     VerifyConfig,
 )
 from pipelines.legible import legible, legible_json
+from pipelines.neighbours import join_neighbours
 from pipelines.nightly import nightly, preview
 from pipelines.redact import redact_text
 from pipelines.search import search
@@ -47,6 +51,7 @@ from stages.isolation.process import IsolationError
 FAILED, WRONG_CONFIGURATION, OVER_LIMIT, INTERRUPTED = 1, 2, 3, interrupt.EXIT_CODE
 
 _RESUME = "interrupted; the same command goes on where this one stopped"
+_NOTHING_DONE = "interrupted; nothing was written"
 
 # What ends a run in one line; anything else is a fault of Darkroom's and shows its traceback.
 _FAILURES = (
@@ -64,8 +69,10 @@ _FAILURES = (
 _USAGE = """darkroom PIPELINE key=value …
 
   darkroom nightly source.path=DIR corpus=DIR          develop what is new: captions, index, report
-  darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, format=json
+  darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, where="width > 1024"
+  darkroom search corpus=DIR queries=FILE out=FILE     the hits of each query of a Parquet file
   darkroom index corpus=DIR                            an index over its embeddings; merge=true
+  darkroom index neighbours corpus=DIR k=10            for every image its nearest others
   darkroom describe corpus=DIR                         what a corpus holds; format=json
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
   darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside
@@ -91,19 +98,26 @@ def _dispatch(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE)
         return 0 if words else WRONG_CONFIGURATION
-    pipeline, overrides = words[0], words[1:]
+    pipeline, overrides = _command(words)
     if pipeline not in PIPELINES:
-        return _complain(f"unknown pipeline {pipeline}, allowed: {', '.join(PIPELINES)}", WRONG_CONFIGURATION)
+        allowed = ", ".join(name.replace("_", " ") for name in PIPELINES)
+        return _complain(f"unknown pipeline {pipeline}, allowed: {allowed}", WRONG_CONFIGURATION)
     if {"-h", "--help"} & set(overrides):
         print(menu(pipeline))
         return 0
     return _run(pipeline, overrides)
 
 
+def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The pipeline, of one word or two, and what it is asked."""
+    two = "_".join(words[:2])
+    return (two, words[2:]) if two in PIPELINES else (words[0], words[1:])
+
+
 def _run(pipeline: str, overrides: Sequence[str]) -> int:
     screen = terminal.console()
     try:
-        with interruptible(f"darkroom: {_RESUME}"):
+        with interruptible(f"darkroom: {_NOTHING_DONE if pipeline == 'search' else _RESUME}"):
             return _PIPELINES[pipeline](load(pipeline, overrides), screen)
     except (ConfigError, IndexConfigError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
@@ -146,9 +160,41 @@ def _print_notes(screen: Console, notes: Sequence[str]) -> None:
 
 
 def _search(config: SearchConfig, screen: Console) -> int:
+    if config.queries is not None:
+        return _batch_search(config, screen)
     hits = search(config)
     _show(screen, config.format, [asdict(hit) for hit in hits], terminal.hits(hits))
     return 0
+
+
+def _batch_search(config: SearchConfig, screen: Console) -> int:
+    with _told("queries", "queries", config.format, screen) as told:
+        done = batch_search(config, lambda answered, queries: told(answered, queries, answered))
+    without = f", {done.unanswered:,} of them without any" if done.unanswered else ""
+    line = f"{done.hits:,} hits of {done.queries:,} queries{without}: {done.out}"
+    _show(screen, config.format, asdict(done), Text(legible(line)))
+    return 0
+
+
+def _index_neighbours(config: NeighboursConfig, screen: Console) -> int:
+    with _told("neighbours", "shards", config.format, screen) as told:
+        done = join_neighbours(config, told)
+    kept = f", {done.kept:,} of {done.files:,} files were there already" if done.kept else ""
+    line = f"{done.pairs:,} neighbours of {done.items:,} images{kept}: {done.folder}"
+    _show(screen, config.format, asdict(done), Text(legible(line)))
+    return 0
+
+
+@contextmanager
+def _told(what: str, unit: str, form: Format, screen: Console) -> Iterator[Callable[[int, int, int], None]]:
+    """Shows how far a command is: units done, of how many, and items. Nothing where JSON was asked for."""
+    if form is Format.JSON:
+        yield lambda done, total, items: None
+        return
+    with terminal.ProgressDisplay(screen) as display:
+        yield lambda done, total, items: display.update(
+            [terminal.DatasetProgress(what, done, total, items, unit=unit)]
+        )
 
 
 def _index(config: IndexJob, screen: Console) -> int:
@@ -207,7 +253,7 @@ def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
         print(legible_json(plain))
     else:
-        screen.print(table)
+        screen.print(table, soft_wrap=isinstance(table, Text))  # a path has to be copied from here
 
 
 _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
@@ -215,6 +261,7 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "search": _search,
     "describe": _describe,
     "index": _index,
+    "index_neighbours": _index_neighbours,
     "compact": _compact,
     "verify": _verify,
     "forget": _forget,

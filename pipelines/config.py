@@ -21,6 +21,7 @@ from pipelines.jobs import (
     DescribeConfig,
     ForgetConfig,
     IndexJob,
+    NeighboursConfig,
     NightlyConfig,
     SearchConfig,
     VerifyConfig,
@@ -40,6 +41,7 @@ PIPELINES: dict[str, type[Any]] = {
     "describe": DescribeConfig,
     "compact": CompactConfig,
     "index": IndexJob,
+    "index_neighbours": NeighboursConfig,
     "verify": VerifyConfig,
     "forget": ForgetConfig,
 }

@@ -145,23 +145,23 @@ class Corpus(Files):
         """
         names = None if columns is None else list(columns)
         wanted = self.shards(dataset) if shards is None else sorted(shards)
-        while wanted:
-            part, done = self.place(dataset, wanted[0]), 0
+        at = 0
+        while at < len(wanted):
+            start, part = at, self.place(dataset, wanted[at])
             try:
                 with self.open_parquet(dataset, part.file) as file:
-                    for shard in (number for number in wanted if number in part.shards):
+                    while at < len(wanted) and wanted[at] in part.shards:
                         table = (
-                            file.read_row_group(shard - part.first, names)
+                            file.read_row_group(wanted[at] - part.first, names)
                             if part.merged
                             else file.read(names)
                         )
-                        yield shard, table.replace_schema_metadata(None)
-                        done += 1
+                        yield wanted[at], table.replace_schema_metadata(None)
+                        at += 1
             except FileNotFoundError:
                 # Seen, and gone when it was to be opened. Seen again at another look, it is not compaction.
-                if self.listing(dataset).places.get(wanted[0]) == part:
+                if self.listing(dataset).places.get(wanted[start]) == part:
                     raise
-            wanted = wanted[done:]
 
     def place(self, dataset: str, shard: int) -> Part:
         """The file that held a shard when last seen. Raises: FileNotFoundError where none does."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pipelines.composition import REQUIRED
 from pipelines.flow import ClusterConfig
+from pipelines.nearest import Wanted
 from pipelines.stream import Actors
 from pipelines.tracking import TrackingConfig
 from stages.caption import CaptionConfig
@@ -122,19 +123,60 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class SearchConfig:
+    """One query, whose hits are shown; or a file of `queries`, whose hits go to the file `out`."""
+
     corpus: str = REQUIRED
     text: str | None = None
     image: str | None = None
+    queries: str | None = None
+    out: str | None = None
     k: int = 10
+    where: str | None = None
+    min_score: float | None = None
+    rerank: bool = True
+    nprobe: int | None = None
+    k_factor: int | None = None
     index: str | None = None
     format: Format = Format.TABLE
 
     def __post_init__(self) -> None:
         check_text("corpus", self.corpus)
-        if (self.text is None) == (self.image is None):
-            raise ValueError('set either text="what to look for" or image=FILE')
+        if sum(one is not None for one in (self.text, self.image, self.queries)) != 1:
+            raise ValueError('set one of text="what to look for", image=FILE and queries=FILE')
+        if (self.queries is None) != (self.out is None):
+            raise ValueError("queries=FILE and out=FILE go together")
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
+        _ = self.wanted
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.where, self.nprobe, self.k_factor, self.rerank, self.min_score)
+
+
+@dataclass(frozen=True)
+class NeighboursConfig:
+    """For every item its `k` nearest others."""
+
+    corpus: str = REQUIRED
+    k: int = 10
+    min_score: float | None = None
+    rerank: bool = True
+    nprobe: int | None = None
+    k_factor: int | None = None
+    name: str | None = None
+    steal_lock: bool = False
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.k < 1:
+            raise ValueError(f"k must be at least 1, got {self.k}")
+        _ = self.wanted
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(None, self.nprobe, self.k_factor, self.rerank, self.min_score)
 
 
 @dataclass(frozen=True)

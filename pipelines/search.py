@@ -5,18 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.changes import Gone
-from pipelines.corpus import Corpus, CorpusError, RowMissingError
+from pipelines.corpus import Corpus, CorpusError
 from pipelines.encoders import RecordedEncoder, captions_of
 from pipelines.facts import Hit
 from pipelines.index.layout import current_generation, names
-from pipelines.index.opened import open_index
 from pipelines.jobs import SearchConfig
-from pipelines.vectors import StoredVectors
-from stages.index.curve import Measured
+from pipelines.nearest import Nearest, Wanted
 from stages.index.search import Neighbours
-from stages.index.searchable import search as search_index
-from stages.index.selectors import excluding
 from stages.index.vectors import Ids, Vectors
 from stages.schemas import shard_of
 
@@ -24,7 +19,7 @@ from stages.schemas import shard_of
 def search(config: SearchConfig) -> list[Hit]:
     """What the command line asks for. Raises: CorpusError, ModelLoadError, IndexDamaged."""
     corpus = Corpus(config.corpus)
-    searcher = Searcher(corpus, config.index or only_index(corpus))
+    searcher = Searcher(corpus, config.index or only_index(corpus), config.wanted)
     if config.text is not None:
         return searcher.text(config.text, config.k)
     return searcher.image(str(config.image), config.k)
@@ -41,29 +36,20 @@ def only_index(corpus: Corpus) -> str:
 
 
 class Searcher:
-    """The current generation of an index, opened once. Scores are cosine similarities, exact.
+    """The current generation of an index, opened once; `wanted` is for all its searches.
 
-    Items that go later are left out from the next query on, and compaction disturbs no query.
-    The models load at the first query that needs them. Raises: CorpusError, IndexDamaged.
+    Scores are cosine similarities, exact unless `wanted.rerank` is false. Items that go later are left out
+    from the next query on, and compaction disturbs no query. The models load at the first query that needs
+    them. Raises: CorpusError, IndexDamaged, WhereError.
+
+        searcher = Searcher(Corpus("corpus"), "siglip", Wanted(where="width >= 1024"))
+        for hit in searcher.text("two dogs on a beach", 5): …
     """
 
-    def __init__(self, corpus: Corpus, name: str) -> None:
-        import torch  # noqa: F401  before faiss, whose OpenMP is another one
-
-        self._corpus, self._name, self._dataset = corpus, name, f"embeddings/{name}"
-        opened = open_index(corpus, name)
-        self._index, self._meta = opened.index, opened.meta
-        measured = opened.meta.measured
-        self._measured = None if measured is None else Measured.from_dict(measured)
-        info = corpus.info(self._dataset)
-        if info is None or info.fingerprint != self._meta.embeddings:
-            raise CorpusError(
-                f"index {name} is not of the present {self._dataset}: run darkroom nightly again"
-            )
-        self._encoder = RecordedEncoder(info)
-        self._stored = StoredVectors(corpus, self._dataset)
-        self._gone = Gone(corpus)
-        self._left_out, self._selector = np.empty(0, np.int64), None
+    def __init__(self, corpus: Corpus, name: str, wanted: Wanted | None = None) -> None:
+        self._corpus, self._name = corpus, name
+        self._nearest = Nearest(corpus, name, wanted)
+        self._encoder = RecordedEncoder(self._nearest.info)
 
     @property
     def reads_text(self) -> bool:
@@ -72,7 +58,7 @@ class Searcher:
 
     def text(self, text: str, k: int) -> list[Hit]:
         """The `k` pictures that fit the text best. Raises: CorpusError, ModelLoadError."""
-        return self._nearest(self._encoder.texts([text]), k)
+        return self._found(self._encoder.texts([text]), k)
 
     def image(self, file: str, k: int) -> list[Hit]:
         """The `k` pictures nearest to that of a file. Raises: CorpusError, ModelLoadError."""
@@ -80,42 +66,22 @@ class Searcher:
             data = Path(file).expanduser().read_bytes()
         except OSError as error:
             raise CorpusError(f"{file} cannot be read: {error.strerror}") from error
-        return self._nearest(self._encoder.file(file, data), k)
+        return self._found(self._encoder.file(file, data), k)
 
     def item(self, image_id: int, k: int) -> list[Hit]:
         """The `k` other pictures nearest to one of the corpus. Raises: CorpusError."""
-        if image_id in self._gone.look():
+        if image_id in self._nearest.gone():
             raise CorpusError(f"image_id {image_id} is gone from {self._corpus.location}")
-        query = self._stored.fetch(np.array([image_id], dtype=np.int64))
-        return self._nearest(query, k, other_than=image_id)
+        item = np.array([image_id], dtype=np.int64)
+        return self._found(self._nearest.stored.fetch(item), k, item)
 
-    def _nearest(self, query: Vectors, k: int, other_than: int = -1) -> list[Hit]:
-        while True:
-            gone = self._gone.look()
-            try:
-                found = self._find(query, k + (other_than >= 0), gone)
-                others = found.ids[0] != other_than
-                return self._hits(Neighbours(found.ids[:, others][:, :k], found.scores[:, others][:, :k]))
-            except RowMissingError:
-                # Between the look and the reading of its rows an item went, and was compacted away.
-                if len(self._gone.look()) == len(gone):
-                    raise
+    def vector(self, vector: Vectors, k: int) -> list[Hit]:
+        """The `k` pictures nearest to a vector [dim] of any length. Raises: VectorError, CorpusError."""
+        query = np.asarray(vector, np.float32).reshape(1, -1)
+        return self._found(query / np.maximum(np.linalg.norm(query), np.finfo(np.float32).tiny), k)
 
-    def _find(self, query: Vectors, k: int, gone: Ids) -> Neighbours:
-        if gone is not self._left_out:
-            self._left_out, self._selector = gone, excluding(gone)
-        nprobe, k_factor = (
-            (1, 1) if self._measured is None else (self._measured.nprobe, self._measured.k_factor)
-        )
-        return search_index(
-            self._index,
-            query,
-            k,
-            nprobe=nprobe,
-            candidates=k * k_factor,
-            fetch=self._stored.fetch,
-            selector=self._selector,
-        )
+    def _found(self, query: Vectors, k: int, own_ids: Ids | None = None) -> list[Hit]:
+        return self._nearest.undisturbed(lambda _: self._hits(self._nearest.find(query, k, own_ids)))
 
     def _hits(self, found: Neighbours) -> list[Hit]:
         ids = [item for item in found.ids[0].tolist() if item >= 0]

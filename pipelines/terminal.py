@@ -27,13 +27,17 @@ PLAIN_WIDTH = 160
 
 @dataclass(frozen=True)
 class DatasetProgress:
-    """One dataset of a run: shards done of all that it needs, rows and rejects of this run so far."""
+    """One dataset of a run: shards done of all that it needs, rows and rejects of this run so far.
+
+    `unit`: what `done` and `total` count, where that is not shards.
+    """
 
     dataset: str
     done: int
     total: int
     items: int
     rejects: int = 0
+    unit: str = "shards"
 
 
 def console(file: IO[str] | None = None) -> Console:
@@ -105,7 +109,7 @@ class ProgressDisplay:
 
     def _print_lines(self, datasets: Sequence[DatasetProgress]) -> None:
         for progress in datasets:
-            facts = [f"{progress.done:,}/{progress.total:,} shards", *self._facts(progress)]
+            facts = [f"{progress.done:,}/{progress.total:,} {progress.unit}", *self._facts(progress)]
             self._console.print(Text(f"{legible(progress.dataset)}: {', '.join(facts)}"), soft_wrap=True)
         self._printed = self._clock()
         self._unprinted = ()

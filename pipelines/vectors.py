@@ -29,6 +29,9 @@ _FOOTER_BYTES = 8 << 20
 _COLUMNS = ["image_id", "embedding"]
 
 
+Found = tuple[Halves, npt.NDArray[np.bool_]]
+"""Vectors float16 [n, dim], and which of them are there, bool [n]; anything in place of the others."""
+
 T = TypeVar("T")
 
 
@@ -67,11 +70,20 @@ class StoredVectors:
         shard is not there or damaged.
         """
         wanted, position = np.unique(ids, return_inverse=True)
-        vectors = np.empty((len(wanted), self.dim), np.float16)
-        lots = np.array_split(np.unique(wanted >> ROW_BITS), self._readers)
-        with ThreadPoolExecutor(self._readers) as readers:
-            list(readers.map(lambda lot: self._fill(vectors, wanted, lot.tolist()), lots))
+        vectors, there = self._vectors(wanted, np.unique(wanted >> ROW_BITS))
+        if not there.all():
+            raise RowMissingError(f"{self._dataset} has no vector for image_id {wanted[~there][0]}")
         return vectors[position]
+
+    def present(self, ids: Ids) -> Batch:
+        """Those of the ids int64 [n] that have a vector, ascending and each once, and their vectors.
+
+        Raises: CorpusError where a shard is damaged.
+        """
+        wanted = np.unique(ids)
+        shards = np.intersect1d(wanted >> ROW_BITS, self._corpus.shards(self._dataset))
+        vectors, there = self._vectors(wanted, shards)
+        return wanted[there], vectors[there]
 
     def batches(self, shards: Sequence[int] | None = None) -> Iterator[Batch]:
         """The ids int64 [n] and vectors float16 [n, dim] of each shard of these numbers, or of all.
@@ -81,30 +93,38 @@ class StoredVectors:
         numbers = self._corpus.shards(self._dataset) if shards is None else sorted(shards)
         yield from self._each(numbers, lambda file, group, _: self._all_rows(file, group))
 
-    def _fill(self, vectors: Halves, wanted: Ids, shards: list[int]) -> None:
+    def _vectors(self, wanted: Ids, shards: Ids) -> Found:
+        """Of ascending ids in these shards, and which of them have one."""
+        vectors, there = np.empty((len(wanted), self.dim), np.float16), np.zeros(len(wanted), bool)
+
         def fill(file: _File, group: int, shard: int) -> None:
             start, end = np.searchsorted(wanted, [shard << ROW_BITS, (shard + 1) << ROW_BITS])
-            vectors[start:end] = self._rows(file, group, wanted[start:end])
+            vectors[start:end], there[start:end] = self._rows(file, group, wanted[start:end])
 
-        for _ in self._each(shards, fill):
-            pass
+        def read(lot: Ids) -> None:
+            for _ in self._each(lot.tolist(), fill):
+                pass
+
+        with ThreadPoolExecutor(self._readers) as readers:
+            list(readers.map(read, np.array_split(shards, self._readers)))
+        return vectors, there
 
     def _each(self, shards: list[int], read: Callable[[_File, int, int], T]) -> Iterator[T]:
         """What `read` makes of the file, the row group and the number of each shard.
 
         Beside a compaction, files are found as `Corpus.scan` finds them.
         """
-        while shards:
-            part, done = self._place(shards[0]), 0
+        at = 0
+        while at < len(shards):
+            start, part = at, self._place(shards[at])
             try:
                 with self._open(part) as file:
-                    for shard in (number for number in shards if number in part.shards):
-                        yield read(file, shard - part.first, shard)
-                        done += 1
+                    while at < len(shards) and shards[at] in part.shards:
+                        yield read(file, shards[at] - part.first, shards[at])
+                        at += 1
             except FileNotFoundError as error:
-                if self._corpus.listing(self._dataset).places.get(shards[0]) == part:
+                if self._corpus.listing(self._dataset).places.get(shards[start]) == part:
                     raise CorpusError(f"{self._corpus.path(self._dataset, part.file)} vanished") from error
-            shards = shards[done:]
 
     def _place(self, shard: int) -> Part:
         try:
@@ -123,32 +143,24 @@ class StoredVectors:
         except (pa.ArrowException, OSError, SealBroken, PageDamaged) as error:
             raise CorpusError(f"{path} cannot be read: {error}") from error
 
-    def _rows(self, file: _File, group: int, ids: Ids) -> Halves:
-        rows = self._positions(file, group, ids)
-        vectors, whole = self._read(file, group, rows)
-        if not whole.all():
-            raise self._missing(ids[~whole][0])
-        return vectors
+    def _rows(self, file: _File, group: int, ids: Ids) -> Found:
+        if not file.metadata.row_group(group).num_rows:  # of a shard of which all is gone
+            return np.zeros((len(ids), self.dim), np.float16), np.zeros(len(ids), bool)
+        rows, there = self._positions(file, group, ids)
+        vectors, whole = self._read(file, group, np.where(there, rows, 0))
+        return vectors, there & whole
 
-    def _positions(self, file: _File, group: int, ids: Ids) -> Ids:
+    def _positions(self, file: _File, group: int, ids: Ids) -> tuple[Ids, npt.NDArray[np.bool_]]:
+        """The rows of ids in a row group, and which of them are there."""
         first, last, rows = _id_range(file.metadata.row_group(group))
         if first is not None and last - first + 1 == rows:
             # As many ids as numbers: no row was dropped, and the ids themselves need not be read.
-            strange = (ids < first) | (ids > last)
-            if strange.any():
-                raise self._missing(ids[strange][0])
-            return ids - first
+            return ids - first, (ids >= first) & (ids <= last)
         stored = file.table(group, ["image_id"])["image_id"].to_numpy()
         found = np.searchsorted(stored, ids)
-        strange = np.append(stored, -1)[found] != ids
-        if strange.any():
-            raise self._missing(ids[strange][0])
-        return found.astype(np.int64)
+        return found, np.append(stored, -1)[found] == ids
 
-    def _missing(self, item: Any) -> RowMissingError:
-        return RowMissingError(f"{self._dataset} has no vector for image_id {item}")
-
-    def _read(self, file: _File, group: int, rows: Ids) -> tuple[Halves, npt.NDArray[np.bool_]]:
+    def _read(self, file: _File, group: int, rows: Ids) -> Found:
         """Rows of a row group, and which of them hold a vector."""
         try:
             chunk = chunk_of(file.metadata.row_group(group), "embedding")

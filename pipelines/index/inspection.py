@@ -12,6 +12,7 @@ from pipelines.corpus import Corpus
 from pipelines.index.layout import (
     CURRENT,
     META,
+    NEIGHBOURS,
     PART,
     PARTS,
     TEMPLATE,
@@ -119,7 +120,7 @@ def _check_files(found: IndexFindings, files: Mapping[str, FileRecord], *folder:
                 size += len(data)
         if (digest.hexdigest(), size) != (record.sha256, record.size):
             raise IndexDamaged(f"its {file} is not what was written")
-    strays = set(found.folders(*folder)) - files.keys() - {PART, TEMPLATE, META}
+    strays = set(found.folders(*folder)) - files.keys() - {PART, TEMPLATE, META, NEIGHBOURS}
     found.notes += [f"{found.path(*folder, one)} does not belong there" for one in sorted(strays)]
 
 

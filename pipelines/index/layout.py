@@ -17,6 +17,8 @@ META, CURRENT, TRUTH = "meta.json", "CURRENT", "truth.npz"
 PARTS, PART, LISTS, DIRECTORY, LEFT_OUT = "parts", "part.json", "lists.bin", "directory.npy", "left_out.npy"
 TEMPLATES, TEMPLATE, TEMPLATE_DATA = "templates", "template.json", "template.faiss"
 WORK, UNITS = "work", "work/units"
+NEIGHBOURS = "neighbours"
+"""In a generation: lists of neighbours that were found in it, of `pipelines.neighbours`."""
 
 Place: TypeAlias = tuple[str, str]
 """A folder, `parts` or `work/units`, and the name of a part in it."""

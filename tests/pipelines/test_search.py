@@ -6,8 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipelines.batch_search import batch_search
 from pipelines.changes import Change, gone, record
 from pipelines.compact import compact
 from pipelines.corpus import Corpus, CorpusError, DatasetInfo
@@ -172,6 +174,58 @@ def test_search_without_a_name_takes_the_only_index(made: Searchable) -> None:
     config = SearchConfig(corpus=made.corpus.location, image=str(made.files[0]), k=1)
 
     assert [hit.uri for hit in search(config)] == [made.files[0].name]
+
+
+def test_search_where_nothing_meets_it_has_no_hits(made: Searchable) -> None:
+    file = str(made.files[0])
+
+    assert search(SearchConfig(corpus=made.corpus.location, image=file, where="width < 1")) == []
+    assert search(SearchConfig(corpus=made.corpus.location, image=file, where="status != 'ok'")) == []
+
+
+def test_search_where_keeps_the_order_of_the_others(made: Searchable) -> None:
+    every = search(SearchConfig(corpus=made.corpus.location, text="a cup", k=100))
+    left_out = every[0].uri
+
+    found = search(SearchConfig(corpus=made.corpus.location, text="a cup", k=3, where=f"uri != '{left_out}'"))
+
+    assert found == every[1:4]
+
+
+def test_searcher_vector_of_any_length_ranks_as_numpy_does(made: Searchable) -> None:
+    hits = Searcher(made.corpus, "tiny").vector(made.vectors[1] * 7, 4)
+
+    order = np.argsort(-(made.vectors @ made.vectors[1]))[:4]
+    assert [hit.image_id for hit in hits] == [made.id_of(int(number)) for number in order]
+
+
+def test_batch_search_of_texts_finds_what_each_text_finds(made: Searchable, tmp_path: Path) -> None:
+    texts = ["a cat", "a red cup of coffee", "a rocket"]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "texts.parquet")
+    queries, out = str(tmp_path / "texts.parquet"), str(tmp_path / "hits.parquet")
+
+    done = batch_search(SearchConfig(corpus=made.corpus.location, queries=queries, out=out, k=3))
+
+    searcher = Searcher(made.corpus, "tiny")
+    wanted = [hit.image_id for text in texts for hit in searcher.text(text, 3)]
+    assert pq.read_table(out)["image_id"].to_pylist() == wanted
+    assert (done.queries, done.hits, done.unanswered) == (3, 9, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "set one of text="),
+        ({"text": "a", "image": "b"}, "set one of text="),
+        ({"queries": "a"}, "queries=FILE and out=FILE go together"),
+        ({"text": "a", "out": "b"}, "queries=FILE and out=FILE go together"),
+        ({"text": "a", "where": "width > 'a'"}, "width is a number"),
+        ({"text": "a", "k": 0}, "k must be at least 1"),
+    ],
+)
+def test_search_that_is_asked_wrongly_says_what_to_set(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchConfig(corpus="corpus", **keys)
 
 
 def test_only_index_of_an_empty_corpus_says_what_to_do(tmp_path: Path) -> None:

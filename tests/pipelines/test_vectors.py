@@ -105,6 +105,20 @@ def test_fetch_after_compaction_under_an_open_reader_gives_the_same(tmp_path: Pa
         reader.fetch(np.array([left[0], went[2]]))
 
 
+def test_present_gives_those_of_the_ids_that_have_a_vector(tmp_path: Path) -> None:
+    stored = make(tmp_path, 8)
+    went = stored.ids[stored.ids < image_id(1, 0)]
+    record(stored.corpus, gone(went, Change.DELETED))
+    compact(CompactConfig(corpus=stored.corpus.location))
+    left = stored.ids[len(went) :]
+    strange = [image_id(0, 1), image_id(2, 3), image_id(2, ROWS), image_id(7, 0)]
+
+    ids, vectors = StoredVectors(stored.corpus, NAME).present(np.array([*left[::-2], *strange, left[-1]]))
+
+    np.testing.assert_array_equal(ids, np.sort(left[::-2]))
+    np.testing.assert_array_equal(vectors, stored.of(ids))
+
+
 def test_fetch_of_a_file_that_was_replaced_reads_the_new_one(tmp_path: Path) -> None:
     stored = make(tmp_path, 8)
     reader = StoredVectors(stored.corpus, NAME)
