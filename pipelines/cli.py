@@ -111,7 +111,10 @@ def _dispatch(words: Sequence[str]) -> int:
 def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     """The pipeline, of one word or two, and what it is asked."""
     two = "_".join(words[:2])
-    return (two, words[2:]) if two in PIPELINES else (words[0], words[1:])
+    if two in PIPELINES:
+        return two, words[2:]
+    bare = len(words) > 1 and words[0] in PIPELINES and words[1].replace("_", "").isalpha()
+    return (" ".join(words[:2]), ()) if bare else (words[0], words[1:])
 
 
 def _run(pipeline: str, overrides: Sequence[str]) -> int:

@@ -108,3 +108,10 @@ def test_index_of_a_corpus_without_embeddings_says_what_to_do(
     assert _index(Corpus(str(tmp_path / "nothing"))) == 1
     assert "darkroom nightly" in _told(capsys)
     assert not (tmp_path / "nothing").exists()
+
+
+def test_index_command_that_there_is_none_of_names_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["index", "neighbors", "k=3"]) == 2
+    line = _told(capsys)
+    assert "index neighbors" in line
+    assert "index neighbours" in line
