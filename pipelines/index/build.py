@@ -226,7 +226,7 @@ def _measure(job: Job, start: _Start, parts: tuple[str, ...], truth: Truth, adde
             fetch=StoredVectors(corpus, dataset_of(name)).fetch,
             selector=excluding(start.gone),
         )
-        measured = measure(subject, truth, config)
+        measured = _measured(job, start, subject, truth, grown=parts[:1] == tuple(start.stock.parts)[:1])
     drift = drift_of(template, deltas)
     generation = layout.next_generation(corpus, name)
     refused = _refusal(name, generation, measured, config.min_recall if job.wishes.grow else 0.0)
@@ -250,6 +250,17 @@ def _measure(job: Job, start: _Start, parts: tuple[str, ...], truth: Truth, adde
     )
     corpus.write_bytes(to_json(meta), "index", name, generation, layout.META)
     return Built(generation, meta, added)
+
+
+def _measured(job: Job, start: _Start, subject: Subject, truth: Truth, *, grown: bool) -> Measured | None:
+    """An index that grew is measured as it was tuned, in seconds; tuned anew once that misses the target."""
+    known = start.stock.meta.measured if start.stock.meta else None
+    if grown and known and not start.stock.retuned:
+        before = Measured.from_dict(known)
+        found = measure(subject, truth, job.config, at=(before.nprobe, before.k_factor))
+        if found is None or found.reached or not before.reached:
+            return found
+    return measure(subject, truth, job.config)
 
 
 def _refusal(name: str, generation: str, measured: Measured | None, least: float) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Measuring the recall of an index, and choosing how many lists and candidates its target takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,17 +44,24 @@ class _Grid:
     choosing: Mapping[tuple[int, int], float]
 
 
-def measure(subject: Subject, truth: Truth, config: IndexConfig) -> Measured | None:
+def measure(
+    subject: Subject, truth: Truth, config: IndexConfig, at: tuple[int, int] | None = None
+) -> Measured | None:
     """The curve of an index, and the cheapest point of it whose recall@10 reaches `target_recall`.
 
     A configured nprobe or k_factor stays as it is. Where no point reaches the target, the best is taken.
+    `at`: only this nprobe with this k_factor, which takes seconds where the curve takes a minute.
     None where no query has a neighbour.
     """
     halves = _halves(truth)
     if not halves.report:
         return None
-    grid = _measure_grid(subject, truth, halves, config)
-    nprobe, k_factor = _choose(subject, grid, config, _least_lists(truth, config))
+    if at is None:
+        grid = _measure_grid(subject, truth, halves, config)
+        nprobe, k_factor = _choose(subject, grid, config, _least_lists(truth, config))
+    else:
+        nprobe, k_factor = at
+        grid = _measure_step(subject, truth, halves, nprobe, sorted({1, k_factor}))
     # As many of each kind: texts visit other lists.
     timed = np.concatenate([rows[: _TIMED // len(halves.report)] for rows in halves.report.values()])
     queries, count = truth.queries.vectors[timed], _TARGET_AT * k_factor
@@ -86,14 +93,24 @@ def _measure_grid(subject: Subject, truth: Truth, halves: _Halves, config: Index
     points: list[Point] = []
     choosing: dict[tuple[int, int], float] = {}
     for nprobe in _steps(subject, config):
-        ranks = ranks_of(subject, truth, nprobe, max(RECALL_AT) * k_factors[-1])
-        for k_factor in k_factors:
-            points.append(Point(nprobe, k_factor, _recalls(truth, ranks, halves, k_factor)))
-            choosing[nprobe, k_factor] = _worst(truth, ranks, halves, k_factor)
+        step = _measure_step(subject, truth, halves, nprobe, k_factors)
+        points += step.points
+        choosing.update(step.choosing)
         found_all = choosing[nprobe, k_factors[-1]] >= max(_ENOUGH, config.target_recall)
         if found_all and nprobe >= _least_lists(truth, config):
             break
     return _Grid(tuple(points), choosing)
+
+
+def _measure_step(
+    subject: Subject, truth: Truth, halves: _Halves, nprobe: int, k_factors: Sequence[int]
+) -> _Grid:
+    """One search with the most candidates tells of all fewer."""
+    ranks = ranks_of(subject, truth, nprobe, max(RECALL_AT) * k_factors[-1])
+    points = [Point(nprobe, factor, _recalls(truth, ranks, halves, factor)) for factor in k_factors]
+    return _Grid(
+        tuple(points), {(nprobe, factor): _worst(truth, ranks, halves, factor) for factor in k_factors}
+    )
 
 
 def _least_lists(truth: Truth, config: IndexConfig) -> int:

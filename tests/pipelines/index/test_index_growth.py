@@ -104,6 +104,22 @@ def test_growth_finds_what_an_index_of_everything_finds(tmp_path: Path) -> None:
     assert np.allclose(_find(opened).scores, _one_add(opened, corpus, both).scores, atol=1e-5)
 
 
+def _searched_as(config: IndexConfig, folder: Path) -> list[tuple[int, int]]:
+    """nprobe and k_factor before and after growth."""
+    corpus, _ = make_corpus(folder, ROWS)
+    before = built(corpus, config).meta.measured
+    add_shards(corpus, later(make_clusters(1_024, DIM, seed=9), ROWS // 512))
+    after = built(corpus, config).meta.measured
+    assert before is not None
+    assert after is not None
+    return [(found["nprobe"], found["k_factor"]) for found in (before, after)]
+
+
+def test_growth_keeps_how_an_index_is_searched_while_that_reaches_the_target(tmp_path: Path) -> None:
+    before, after = _searched_as(replace(SMALL, target_recall=0.5), tmp_path)
+    assert before == after
+
+
 def test_truth_of_a_grown_index_is_that_of_all_vectors(tmp_path: Path) -> None:
     corpus, vectors = make_corpus(tmp_path, ROWS)
     built(corpus)

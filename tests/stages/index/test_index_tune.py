@@ -45,6 +45,19 @@ def test_measure_repeats_its_choice_and_its_curve() -> None:
     assert (once.nprobe, once.k_factor) == (again.nprobe, again.k_factor)
 
 
+@pytest.mark.parametrize("target", [0.3, 0.99])
+def test_measure_at_one_point_is_that_point_of_the_curve(target: float) -> None:
+    whole = measure(CODED, TRUTH, config(target_recall=0.8))
+    assert whole
+    nprobe, k_factor = whole.nprobe, whole.k_factor
+    alone = measure(CODED, TRUTH, config(target_recall=target), at=(nprobe, k_factor))
+    assert alone
+    assert alone.point == whole.point
+    assert alone.plain == whole.plain
+    assert {point.nprobe for point in alone.curve.points} == {nprobe}
+    assert alone.reached is (target == 0.3)
+
+
 def test_measure_shows_what_lists_and_rerank_gain() -> None:
     measured = measure(CODED, TRUTH, config(target_recall=0.9))
 
