@@ -23,6 +23,7 @@ class Remedy(StrEnum):
     SHARDS = "shards"  # set aside: the next night makes its shards again
     RECORD = "record"  # likewise the record of a dataset
     INDEX = "index"  # likewise a template, a part or a generation of an index, or what names the current one
+    NEIGHBOURS = "neighbours"  # likewise a file of neighbours: found again by the same command
     PLAN = "plan"  # rebuilt from `items`
     NONE = "none"
 

@@ -95,7 +95,7 @@ class _Join:
     def is_done(self, number: int) -> bool:
         """Whether the file is there and whole, and names nothing that went since."""
         try:
-            table = self._corpus.read_parquet(self.folder, _file(number), columns=["image_id", "neighbours"])
+            table = self._corpus.read_parquet(self.folder, _file(number))
         except (FileNotFoundError, CorpusError):
             return False
         named = [table["image_id"].to_numpy(), table["neighbours"].combine_chunks().flatten().to_numpy()]

@@ -24,6 +24,9 @@ def repair(corpus: Corpus, fault: Fault) -> str | None:
             return "the next night writes it again"
         case Remedy.INDEX:
             return set_index_aside(corpus, fault.path)
+        case Remedy.NEIGHBOURS:
+            _set_aside(corpus, fault.path)
+            return "set aside; darkroom index neighbours finds them again"
         case Remedy.PLAN:
             return "rebuilt from items" if _rebuild_plan(corpus) else None
         case Remedy.NONE:

@@ -33,7 +33,7 @@ from pipelines.index.layout import (
 )
 from pipelines.index.parts import left_out, name_of, open_part
 from pipelines.index.templates import open_template
-from pipelines.integrity import Fault, Remedy
+from pipelines.integrity import Fault, Remedy, seal_broken
 from stages.index.damage import IndexDamaged
 from stages.index.lists import Lists
 from stages.index.merge import check_same_shape
@@ -89,6 +89,7 @@ def inspect_index(corpus: Corpus, name: str) -> IndexFindings:
         _inspect_part(found, part)
     for generation in present:
         _inspect_generation(found, generation)
+        _inspect_neighbours(found, generation)
     for folder in (TEMPLATES, PARTS):
         unnamed = set(found.folders(folder)) - found.named
         found.notes += [f"{found.path(folder, one)} belongs to no generation" for one in sorted(unnamed)]
@@ -204,6 +205,14 @@ def _inspect_generation(found: IndexFindings, generation: str) -> None:
             found.notes.append(
                 f"{found.path(generation)} is unfinished or was removed: the next build removes it"
             )
+
+
+def _inspect_neighbours(found: IndexFindings, generation: str) -> None:
+    for made in found.folders(generation, NEIGHBOURS):
+        for file in found.folders(generation, NEIGHBOURS, made):
+            path = found.path(generation, NEIGHBOURS, made, file)
+            if broken := seal_broken(found.corpus, path):
+                found.faults.append(Fault(path, str(broken), Remedy.NEIGHBOURS))
 
 
 def _generation_problem(found: IndexFindings, meta: Generation) -> str | None:

@@ -119,3 +119,21 @@ def test_join_is_gone_after_what_it_names_was_taken_down_and_compacted(made: Sea
     compact(CompactConfig(corpus=made.corpus.location))
 
     assert not Path(done.folder).exists()
+
+
+def test_verify_finds_a_flipped_bit_among_neighbours_and_the_next_join_repairs_it(made: Searched) -> None:
+    done, table = join(made)
+    file = sorted(Path(done.folder).iterdir())[1]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 8
+    file.write_bytes(data)
+
+    found = verify(VerifyConfig(corpus=made.corpus.location, repair=True))
+
+    damaged = [damage for damage in found.damages if damage.path != "plan"]  # which was never written here
+    assert [damage.path for damage in damaged] == [file.relative_to(made.corpus.location).as_posix()]
+    assert damaged[0].repaired is not None
+    assert not file.exists()
+    again, repaired = join(made)
+    assert again.kept == done.files - 1
+    assert repaired.equals(table)
