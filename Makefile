@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 
 DEMO_PICTURES ?= 2000
 
-.PHONY: demo test test-slow check format bench clean help
+.PHONY: demo test test-slow check format bench bench-index clean help
 
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ format: $(INSTALLED) ## rewrites the files as `make check` wants them
 
 bench: $(INSTALLED)  ## the table of ratios in the README
 	$(BIN)/python scripts/bench.py
+
+bench-index: $(INSTALLED)  ## the tables of the index in the README, of 1 and 10 million vectors
+	$(BIN)/python -m scripts.bench_index bench/index
 
 clean:               ## removes the demo, and what tools left
 	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache

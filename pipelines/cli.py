@@ -18,6 +18,8 @@ from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.forget import forget
 from pipelines.index.described import indexes
+from pipelines.index.plan import plan_index
+from pipelines.index.rates import RatesError
 from pipelines.indexing import index
 from pipelines.indexing import preview as index_preview
 from pipelines.interrupt import interruptible
@@ -27,6 +29,7 @@ from pipelines.jobs import (
     ForgetConfig,
     Format,
     IndexJob,
+    IndexPlanJob,
     NeighboursConfig,
     NightlyConfig,
     SearchConfig,
@@ -73,6 +76,7 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom search corpus=DIR queries=FILE out=FILE     the hits of each query of a Parquet file
   darkroom index corpus=DIR                            an index over its embeddings; merge=true
   darkroom index neighbours corpus=DIR k=10            for every image its nearest others
+  darkroom index plan vectors=1e9 dim=768 cores=64     hours, memory and disk of a build, from measured rates
   darkroom describe corpus=DIR                         what a corpus holds; format=json
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
   darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside
@@ -122,7 +126,7 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
     try:
         with interruptible(f"darkroom: {_NOTHING_DONE if pipeline == 'search' else _RESUME}"):
             return _PIPELINES[pipeline](load(pipeline, overrides), screen)
-    except (ConfigError, IndexConfigError) as error:
+    except (ConfigError, IndexConfigError, RatesError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
     except BrokenPipeError:
         raise
@@ -219,6 +223,12 @@ def _index(config: IndexJob, screen: Console) -> int:
     return 0 if done.accepted else OVER_LIMIT
 
 
+def _index_plan(config: IndexPlanJob, screen: Console) -> int:
+    plan = plan_index(config)
+    _show(screen, config.format, asdict(plan), terminal.index_plan(plan))
+    return 0
+
+
 def _describe(config: DescribeConfig, screen: Console) -> int:
     corpus = Corpus(config.corpus)
     datasets, built = describe(corpus), indexes(corpus)
@@ -265,6 +275,7 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "describe": _describe,
     "index": _index,
     "index_neighbours": _index_neighbours,
+    "index_plan": _index_plan,
     "compact": _compact,
     "verify": _verify,
     "forget": _forget,

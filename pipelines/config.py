@@ -21,6 +21,7 @@ from pipelines.jobs import (
     DescribeConfig,
     ForgetConfig,
     IndexJob,
+    IndexPlanJob,
     NeighboursConfig,
     NightlyConfig,
     SearchConfig,
@@ -42,6 +43,7 @@ PIPELINES: dict[str, type[Any]] = {
     "compact": CompactConfig,
     "index": IndexJob,
     "index_neighbours": NeighboursConfig,
+    "index_plan": IndexPlanJob,
     "verify": VerifyConfig,
     "forget": ForgetConfig,
 }

@@ -301,3 +301,36 @@ class IndexReport:
     commands: tuple[Command, ...] = ()
     notes: tuple[str, ...] = ()
     pipeline: str = "index"
+
+
+@dataclass(frozen=True)
+class BuildPhase:
+    """A phase of a build that was not done. `memory`: bytes of one of its processes.
+
+    `disk`: bytes of the index and of what is kept for it meanwhile, embeddings apart. `gpu`: whether GPUs do
+    its arithmetic, whose rate was assumed.
+    """
+
+    name: str
+    seconds: float
+    processes: int
+    memory: float
+    disk: float
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """What a build would take. `searches`: seconds of a query on one core by the lists that it visits."""
+
+    factory: str
+    reason: str
+    sample: int
+    bytes_per_vector: int
+    phases: tuple[BuildPhase, ...]
+    searches: Mapping[int, float]
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(phase.seconds for phase in self.phases)

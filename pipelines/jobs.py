@@ -1,5 +1,6 @@
 """What each command can be asked: one frozen dataclass a pipeline, checked as it is made."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -239,6 +240,46 @@ class IndexJob:
         check_text("corpus", self.corpus)
         if self.name is not None:
             check_name("name", self.name)
+
+
+@dataclass(frozen=True)
+class IndexPlanJob:
+    """What a build over so many vectors would take, of which none is there yet."""
+
+    vectors: float = REQUIRED
+    dim: int = REQUIRED
+    bytes_per_vector: int | None = None
+    factory: str = "auto"
+    memory_gb: float = 4.0
+    cores: int = 1
+    machines: int = 1
+    gpus: int = 0
+    gpu_tflops: float | None = None
+    gpu_share: float = 0.3
+    rates: str | None = None
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.vectors < 2**63 and self.vectors == int(self.vectors)):
+            raise ValueError(f"vectors must be a whole number of at least 1, such as 1e9, got {self.vectors}")
+        for key, least in (("dim", 1), ("machines", 1), ("cores", self.machines), ("gpus", 0)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key} must be at least {least}, got {getattr(self, key)}")
+        if self.gpus and not 0 < (self.gpu_tflops or 0) < math.inf:
+            raise ValueError(
+                f"gpus={self.gpus} needs gpu_tflops, the matrix peak of one GPU in TFLOP/s: none was measured"
+            )
+        if not 0 < self.gpu_share <= 1:
+            raise ValueError(f"gpu_share must be over 0 and at most 1, got {self.gpu_share}")
+        try:
+            self.index  # noqa: B018  for what it raises
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("index.")) from error
+
+    @property
+    def index(self) -> IndexConfig:
+        """Raises: ValueError."""
+        return IndexConfig(self.factory, self.bytes_per_vector, self.memory_gb)
 
 
 @dataclass(frozen=True)

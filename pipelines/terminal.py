@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import quantities as q
-from pipelines.facts import Compaction, Dataset, Hit, IndexFacts, Report, Verification
+from pipelines.facts import Compaction, Dataset, Hit, IndexFacts, IndexPlan, Report, Verification
 from pipelines.legible import legible
 from stages.index.curve import RECALL_AT, Measured
 
@@ -187,6 +187,19 @@ def forecast(images: Mapping[str, int], rows: Mapping[str, int], seconds: float 
         _add(todo, name, f"{count:,}")
     lasts = "at a rate that is not known yet" if seconds is None else f"about {q.duration(seconds)}"
     return Group(found, todo, Text(f"{lasts}; nothing was written"))
+
+
+def index_plan(plan: IndexPlan) -> RenderableType:
+    """What a build would take, phase by phase."""
+    head = f"{plan.factory}: {plan.reason}; trained on {plan.sample:,}"
+    table = _table("phase", "time>", "processes>", "memory of each>", "disk>", "")
+    for phase in plan.phases:
+        numbers = (q.duration(phase.seconds), f"{phase.processes:,}", q.size(int(phase.memory)))
+        _add(table, phase.name, *numbers, q.size(int(phase.disk)), "GPU, not measured" if phase.gpu else "")
+    _add(table, "in all", q.duration(plan.seconds), "", "", "", "")
+    asked = [f"{seconds * 1000:,.1f} ms over {nprobe}" for nprobe, seconds in plan.searches.items()]
+    told = [f"a search on one core, its codes in memory: {', '.join(asked)} lists, before the re-rank"]
+    return Group(Text(legible(head)), table, *(Text(legible(note)) for note in [*told, *plan.notes]))
 
 
 def verification(found: Verification) -> RenderableType:
