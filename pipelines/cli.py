@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipelines import interrupt, terminal
+from pipelines import interrupt, progress, terminal
 from pipelines.batch_search import batch_search
 from pipelines.compact import compact
 from pipelines.config import PIPELINES, ConfigError, load, menu
@@ -198,9 +198,9 @@ def _told(what: str, unit: str, form: Format, screen: Console) -> Iterator[Calla
     if form is Format.JSON:
         yield lambda done, total, items: None
         return
-    with terminal.ProgressDisplay(screen) as display:
+    with progress.ProgressDisplay(screen) as display:
         yield lambda done, total, items: display.update(
-            [terminal.DatasetProgress(what, done, total, items, unit=unit)]
+            [progress.DatasetProgress(what, done, total, items, unit=unit)]
         )
 
 

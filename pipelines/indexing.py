@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 
 from pipelines.config import as_dict, to_yaml
 from pipelines.corpus import Corpus, CorpusError
-from pipelines.facts import Command, IndexFacts, IndexReport, Outcome
+from pipelines.facts import Command, IndexReport, Outcome
 from pipelines.index.build import Job, Wishes, build_index
 from pipelines.index.described import facts_of
 from pipelines.index.reading import dataset_of, dim_of
 from pipelines.index.stock import Stock, is_foldable, take_stock
 from pipelines.index.texts import read_texts
 from pipelines.index.workers import crew_of
+from pipelines.index_facts import IndexFacts
 from pipelines.jobs import IndexJob
 from pipelines.lock import locked
 from pipelines.redact import redact

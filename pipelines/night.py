@@ -10,16 +10,17 @@ from datetime import UTC, datetime
 from pipelines.config import as_dict, to_yaml
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
-from pipelines.facts import IndexFacts, Report
+from pipelines.facts import Report
+from pipelines.index_facts import IndexFacts
 from pipelines.jobs import NightlyConfig
 from pipelines.plan import planned_shards
+from pipelines.progress import ProgressDisplay
 from pipelines.redact import redact
 from pipelines.report import render
 from pipelines.reuse import ITEMS
 from pipelines.source_diff import SourceDiff
 from pipelines.stream import ShardResult
 from pipelines.tally import Tally
-from pipelines.terminal import ProgressDisplay
 from pipelines.tracking import Tracker
 
 _TRACKED_EVERY_S = 5.0

@@ -22,11 +22,11 @@ from pipelines.lock import locked
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report
 from pipelines.plan import PlannedShard, extend, planned_shards
+from pipelines.progress import ProgressDisplay
 from pipelines.reuse import copy_shard
 from pipelines.source_diff import SourceDiff
 from pipelines.stream import Actors, Flow, Step
 from pipelines.survey import check_night, list_source, survey
-from pipelines.terminal import ProgressDisplay
 from pipelines.tracking import Run, track
 from stages.base import StageFactory, view_column
 from stages.count import CountPatches

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipelines.facts import StageRow
+from pipelines.progress import DatasetProgress
 from pipelines.stream import ShardResult, Step
-from pipelines.terminal import DatasetProgress
 
 # Enough to show examples of each reason without reading what the whole night wrote.
 _EXAMPLE_SHARDS = 3

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.facts import BuildPhase
 from pipelines.index.rates import Rates
+from pipelines.index_facts import BuildPhase
 from stages.index.config import ID_BYTES, Parts, parse_factory
 
 # Rounds of k-means as stages/index/kmeans.py does them: of every level, and over all lists at the end.

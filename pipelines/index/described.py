@@ -4,7 +4,6 @@ import numpy as np
 
 from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
-from pipelines.facts import IndexFacts
 from pipelines.index.layout import (
     META,
     PARTS,
@@ -17,6 +16,7 @@ from pipelines.index.layout import (
 )
 from pipelines.index.opened import of_current
 from pipelines.index.parts import left_out, of_shards
+from pipelines.index_facts import IndexFacts
 from stages.index.curve import Measured
 from stages.index.damage import IndexDamaged
 

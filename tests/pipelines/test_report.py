@@ -16,7 +16,6 @@ from pipelines.facts import (
     Command,
     Example,
     Hit,
-    IndexFacts,
     IndexReport,
     Model,
     Outcome,
@@ -28,6 +27,7 @@ from pipelines.facts import (
     StageRow,
     Totals,
 )
+from pipelines.index_facts import IndexFacts
 from pipelines.report import render, thumbnail
 from stages.base import Image
 from stages.index.curve import Measured

@@ -5,25 +5,10 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console, RenderableType
 
-from pipelines.facts import (
-    Dataset,
-    Example,
-    Hit,
-    IndexFacts,
-    Outcome,
-    Reject,
-    Report,
-    StageRow,
-    Totals,
-)
-from pipelines.terminal import (
-    DatasetProgress,
-    ProgressDisplay,
-    console,
-    description,
-    hits,
-    summary,
-)
+from pipelines.facts import Dataset, Example, Hit, Outcome, Reject, Report, StageRow, Totals
+from pipelines.index_facts import IndexFacts
+from pipelines.progress import DatasetProgress, ProgressDisplay
+from pipelines.terminal import console, description, hits, summary
 from tests.stages.index.measurements import a_measured
 
 HOSTILE = "\x1b[31mred\x1b]8;;http://evil.test\x07link\x9b2J[bold]loud[/bold][/]\u202egpj.exe\r\n"

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipelines.facts import BuildPhase
 from pipelines.index.costs import Gpus, Work, phases, query_seconds
 from pipelines.index.rates import Check, Rates, RatesError, read_rates
+from pipelines.index_facts import BuildPhase
 
 RATES = Rates(
     hardware="a machine",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.facts import IndexFacts
 from pipelines.index.described import indexes, measured_of
 from pipelines.index.layout import Generation
+from pipelines.index_facts import IndexFacts
 from stages.index.config import IndexConfig
 from stages.index.damage import IndexDamaged
 from tests.pipelines.index.vector_corpus import DIM, NAME, add_shards, built, bury, later, make_corpus
