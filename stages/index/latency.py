@@ -1,13 +1,12 @@
 """How long a query takes, alone and on one thread."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from stages.index.blas import import_faiss
+from stages.index.blas import one_thread
 from stages.index.ranks import Subject
 from stages.index.vectors import Float32, unit_float32
 
@@ -15,7 +14,8 @@ from stages.index.vectors import Float32, unit_float32
 def search_ms(subject: Subject, queries: Float32, count: int, steps: Sequence[int]) -> dict[int, float]:
     """The median milliseconds of one query for `count` candidates, by nprobe, from warm memory."""
     works = [partial(_search, subject, count, step) for step in steps]
-    with _one_thread():
+    # More would share the lists of a single query; a server gives each query its own.
+    with one_thread():
         return dict(zip(steps, _median_ms(works, queries), strict=True))
 
 
@@ -48,15 +48,3 @@ def _median_ms(works: Sequence[Callable[[Float32], None]], queries: Float32) -> 
         works[column](queries[row])
         taken[turn, row, column] = 1000 * (time.perf_counter() - start)
     return [round(float(value), 4) for value in np.median(taken[1], axis=0)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """More threads would share the lists of a single query; a server gives each query its own."""
-    faiss = import_faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
