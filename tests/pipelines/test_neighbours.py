@@ -16,7 +16,7 @@ from pipelines.verify import verify
 from tests.pipelines.index.vector_corpus import bury
 from tests.pipelines.searched_corpus import Searched
 
-ALL_LISTS: dict[str, Any] = {"nprobe": 64, "k_factor": 20}
+MANY_LISTS: dict[str, Any] = {"nprobe": 32, "k_factor": 20}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def lists(table: pa.Table, column: str) -> np.ndarray[Any, Any]:
 
 
 def test_join_gives_every_item_its_nearest_others(made: Searched) -> None:
-    done, table = join(made, **ALL_LISTS)
+    done, table = join(made, **MANY_LISTS)
 
     np.testing.assert_array_equal(table["image_id"].to_numpy(), made.all.ids)
     some = np.arange(0, len(made.all.ids), 60)
