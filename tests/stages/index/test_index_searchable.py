@@ -230,7 +230,10 @@ def test_index_outlives_the_names_of_its_parts(tmp_path: Path) -> None:
     index = SearchableIndex(template, make_parts(tmp_path, template, CORPUS, [1000]))
     del template
 
-    _same(index.candidates(QUERIES, 5, 8), expected)
+    # Trained twice in one process, a rotation may differ in its last bits.
+    found = index.candidates(QUERIES, 5, 8)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
 # With exact scores
