@@ -9,7 +9,7 @@ from pipelines.corpus import Corpus, fingerprint
 from pipelines.index.kept import kept, pack_arrays, unpack_arrays
 from pipelines.index.layout import WORK
 from pipelines.index.survey import Survey
-from pipelines.index.texts import text_queries
+from pipelines.index.texts import read_texts, text_queries
 from stages.index.config import IndexConfig
 from stages.index.exact import Kind, Queries, join_queries, queries_of
 
@@ -30,7 +30,7 @@ def make_queries(
             ids=queries.ids, vectors=queries.vectors, kinds=queries.kinds, note=np.array(texts.note)
         )
 
-    settings = {key: getattr(config, key) for key in ("recall_queries", "recall_texts")}
+    settings = {"recall_queries": config.recall_queries, "texts": read_texts(config)}
     path = ("index", name, WORK, f"queries-{fingerprint({**asked, **settings})}")
     stored = unpack_arrays(kept(corpus, path, make))
     vectors = stored["vectors"].astype(np.float32, copy=False)

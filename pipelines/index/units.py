@@ -3,6 +3,7 @@
 A unit is complete when its record is there. Killed in between, the same command encodes what is missing.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,9 +51,10 @@ class Filling:
     device: str = "cpu"
 
     def unit_id(self, shards: tuple[ShardRange, ...]) -> str:
-        queries = {"ids": self.queries.ids.tolist(), "kinds": self.queries.kinds.tolist()}
+        # Texts of a file all have the id -1: only their vectors tell two files apart.
+        asked = hashlib.sha256(self.queries.ids.tobytes() + self.queries.vectors.tobytes()).hexdigest()
         return fingerprint(
-            {"template": self.template, "embeddings": self.embeddings, "shards": shards, "queries": queries}
+            {"template": self.template, "embeddings": self.embeddings, "shards": shards, "queries": asked}
         )
 
 
