@@ -17,6 +17,7 @@ from stages.base import StageFactory
 from stages.caption import CaptionImages, caption_view
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.embed import EmbedImages, embedding_dim, encoder_view
+from stages.generators.backends import generator_identity
 from stages.resize import ResizeConfig
 
 
@@ -112,12 +113,10 @@ def _weights(what: Any) -> dict[str, str]:
 
 def _generation(config: NightlyConfig, **rest: Any) -> dict[str, Any]:
     assert config.captioner is not None
-    generator = config.captioner.what.generator
-    settings = {key: value for key, value in asdict(generator).items() if key not in ("model", "revision")}
     return {
         "decode": _decoding(config),
         "view": asdict(caption_view(config.captioner.what)),
-        "generator": {"version": caption.VERSION, **settings, **_weights(generator)},
+        "generator": {"version": caption.VERSION, **generator_identity(config.captioner.what.generator)},
         **rest,
     }
 

@@ -13,7 +13,7 @@ from pipelines.tracking import TrackingConfig
 from stages.caption import CaptionConfig
 from stages.decode import DecodeConfig, DecodeRun
 from stages.embed import EmbedConfig, EmbedRun
-from stages.generators.protocol import GeneratorRun
+from stages.generators.config import GeneratorRun
 from stages.index.config import IndexConfig
 from stages.schemas import Status
 from stages.sources.folder import FolderConfig, FolderRun

@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow as pa
 
 from stages.base import Image, unpack_views, with_notes
-from stages.generators.image_text_to_text import load_generator, picture_view
-from stages.generators.protocol import Generator, GeneratorConfig, GeneratorRun, Request, generate_matched
+from stages.generators.backends import generator_view, load_generator
+from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.protocol import Generator, Request, generate_matched
 from stages.generators.records import failed, finished
 from stages.resize import ResizeConfig
 from stages.schemas import ANSWERS_COLUMN
 
-VERSION = 1
+VERSION = 2
 """Part of the fingerprint: raised whenever the same config gives other answers."""
 
 QUESTION = "{question}"
@@ -37,7 +38,7 @@ class AnswerConfig:
 
 def answer_view(config: AnswerConfig) -> ResizeConfig:
     """The view that the model reads, without loading it: that of captions by the same model."""
-    return picture_view(config.generator)
+    return generator_view(config.generator)
 
 
 class AnswerQuestions:
@@ -63,7 +64,7 @@ class AnswerQuestions:
             found = [results.get(self._id(row, number)) for number in range(len(self._questions))]
             answers.append(
                 [
-                    {"question_id": number, "question": question}
+                    {"question_id": number, "name": str(number), "question": question}
                     | (finished(result, "answer") if result else failed(status, error))
                     for number, (question, result) in enumerate(zip(self._questions, found, strict=True))
                 ]
@@ -73,7 +74,7 @@ class AnswerQuestions:
 
     def _requests(self, images: Sequence[Image | None]) -> list[Request]:
         return [
-            Request(self._id(row, number), image, prompt)
+            Request(self._id(row, number), (image,), prompt)
             for row, image in enumerate(images)
             if image is not None
             for number, prompt in enumerate(self._prompts)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from stages.base import unpack_views, with_notes
-from stages.generators.image_text_to_text import load_generator, picture_view
-from stages.generators.protocol import Generator, GeneratorConfig, GeneratorRun, Request, generate_matched
+from stages.generators.backends import generator_view, load_generator
+from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.protocol import Generator, Request, generate_matched
 from stages.generators.records import failed, finished
 from stages.resize import ResizeConfig
 from stages.schemas import CAPTION_COLUMN
 
-VERSION = 1
+VERSION = 2
 """Part of the fingerprint: raised whenever the same config gives other captions."""
 
 
@@ -21,6 +22,7 @@ class CaptionConfig:
 
     generator: GeneratorConfig
     prompt: str = "describe the image."
+    answer_prompt: str = "{question}"  # the same model's prompt for a question
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", self.prompt.strip())
@@ -28,7 +30,7 @@ class CaptionConfig:
 
 def caption_view(config: CaptionConfig) -> ResizeConfig:
     """The view that the captioner reads, without loading the model. Raises: ModelLoadError."""
-    return picture_view(config.generator)
+    return generator_view(config.generator)
 
 
 class CaptionImages:
@@ -46,7 +48,7 @@ class CaptionImages:
     def __call__(self, shard: pa.Table) -> pa.Table:
         images = unpack_views(shard, self._view)
         requests = [
-            Request(row, image, self._prompt) for row, image in enumerate(images) if image is not None
+            Request(row, (image,), self._prompt) for row, image in enumerate(images) if image is not None
         ]
         results = {result.id: result for result in generate_matched(self._generator, requests)}
         items = zip(shard.column("status").to_pylist(), shard.column("error").to_pylist(), strict=True)

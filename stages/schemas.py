@@ -21,6 +21,13 @@ class Status(StrEnum):
     CRASHED = "crashed"  # the process that decoded it died of it, twice
     TIMEOUT = "timeout"  # decoding it took longer than allowed, twice
     FAILED = "failed"  # the model raises on it, and not on a blank picture
+    UNANSWERED = "unanswered"  # the server has no answer to it, however often it was asked
+    NO_TEXT = "no_text"  # the model ends before the first letter
+    NO_ANSWER = "no_answer"  # the model thinks, and never gets to its answer
+    REPETITIVE = "repetitive"  # the text goes round in a loop
+    ECHOED = "echoed"  # the text is the prompt
+    REFUSED = "refused"  # the model declines
+    INVALID_JSON = "invalid_json"  # the text does not follow the question's schema, also when asked again
     CHANGED = "changed"  # the source's bytes are no longer those that `items` describes
 
 
@@ -69,10 +76,20 @@ ITEMS = pa.schema(
     ]
 )
 
+KNOWLEDGE = pa.list_(
+    pa.struct([pa.field(name, pa.string(), nullable=False) for name in ("term", "fact", "source")])
+)
+"""Facts about the terms that an answer mentions."""
+
+# A text whose status is not `ok` (repetitive, refused, …) is kept beside it.
 _GENERATED = [
+    pa.field("language", pa.string()),
+    pa.field("thinking", pa.string()),
     pa.field("finish_reason", pa.string()),
     pa.field("prompt_tokens", pa.int32()),
     pa.field("completion_tokens", pa.int32()),
+    pa.field("mean_logprob", pa.float32()),
+    pa.field("latency_s", pa.float32()),
     *_OUTCOME,
 ]
 
@@ -84,8 +101,11 @@ ANSWERS = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
         pa.field("question_id", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
         pa.field("question", pa.string(), nullable=False),
+        pa.field("images", pa.list_(pa.int64())),
         pa.field("answer", pa.string()),
+        pa.field("knowledge", KNOWLEDGE),
         *_GENERATED,
     ]
 )

@@ -40,9 +40,10 @@ def by_picture(requests: Sequence[Request]) -> list[AskedPicture]:
     prompts: dict[Key, dict[str, list[int]]] = {}
     keys: dict[int, Key] = {}  # by object, so that a picture is digested once for all its prompts
     for request in requests:
-        if id(request.image) not in keys:
-            keys[id(request.image)] = picture_key(request.image)
-        key = keys[id(request.image)]
-        images.setdefault(key, request.image)
+        (image,) = request.images
+        if id(image) not in keys:
+            keys[id(image)] = picture_key(image)
+        key = keys[id(image)]
+        images.setdefault(key, image)
         prompts.setdefault(key, {}).setdefault(request.prompt, []).append(request.id)
     return [AskedPicture(key, image, prompts[key]) for key, image in images.items()]

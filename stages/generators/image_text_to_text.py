@@ -10,6 +10,7 @@ from stages.base import Image
 from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, quiet, read_json, resolve
 from stages.generators.asked import AskedPicture, by_picture
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.loading import load_model
 from stages.generators.pictures import Encoded, Key, PictureEncoder, to_pil
 from stages.generators.prompts import Prompt, PromptRenderer
@@ -17,8 +18,6 @@ from stages.generators.protocol import (
     FailedRequest,
     FinishReason,
     GenerationError,
-    GeneratorConfig,
-    GeneratorRun,
     Request,
     Result,
 )
@@ -54,12 +53,6 @@ def _useful_side(folder: Path) -> int:
         case _:
             side = _LARGEST_SIDE
     return min(side, _LARGEST_SIDE)
-
-
-@functools.cache
-def load_generator(config: GeneratorConfig, run: GeneratorRun) -> "ImageTextToText":
-    """One model per process: captions and answers by the same one share it. Raises: ModelLoadError."""
-    return ImageTextToText(config, run)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.checkpoints import ModelLoadError, load, quiet, resolve
-from stages.generators.protocol import GeneratorConfig, GeneratorRun
+from stages.generators.config import GeneratorConfig, GeneratorRun
 
 
 @dataclass(frozen=True, eq=False)

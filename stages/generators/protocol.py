@@ -2,14 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from stages.base import Image
-from stages.batching import OnOom
-from stages.checkpoints import Device, Dtype
 from stages.schemas import Status
 
 
@@ -23,77 +24,58 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """What text is generated: everything here changes it."""
+class Turn:
+    """An earlier question of the same conversation, and what was answered."""
 
-    model: str  # pocket:NAME, a checkpoint folder, or a Hugging Face hub id
-    revision: str | None = None  # of the hub id: a commit, tag or branch
-    dtype: Dtype = Dtype.AUTO
-    max_new_tokens: int = 64
-    temperature: float = 0.0  # 0 is greedy
-    top_p: float = 1.0  # of sampling: the smallest set of tokens with this probability; 1 is all of them
-    seed: int = 0  # of sampling
-    max_side: int | None = None  # of the pictures handed over, in pixels; unset: what the model can use
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise ValueError("generator.model must be pocket:NAME, a checkpoint folder or a hub id, got ''")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"generator.max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"generator.temperature must be 0 (greedy) or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"generator.top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.seed < 0:
-            raise ValueError(f"generator.seed must be at least 0, got {self.seed}")
-        if self.max_side is not None and self.max_side < 1:
-            raise ValueError(f"generator.max_side must be at least 1 or unset, got {self.max_side}")
+    prompt: str
+    text: str
 
 
 @dataclass(frozen=True)
-class GeneratorRun:
-    """How text is generated: nothing here changes it beyond rounding.
+class Sampling:
+    """Other sampling than the config's, for one request."""
 
-    Stages with equal configs and equal runs share one model per process.
-    """
-
-    batch_size: int = 32  # texts that are generated together
-    device: Device = Device.AUTO
-    threads: int | None = None  # of torch on the CPU; unset: torch's own choice
-    max_kept_mb: int = (
-        1024  # encoded images of the last shard, kept for the next stage on the device; 0: none
-    )
-    on_oom: OnOom = (
-        OnOom.ROW
-    )  # an image that runs out of memory alone; cpu: needs memory for the weights there
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"captioner.batch_size must be at least 1, got {self.batch_size}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"captioner.threads must be at least 1 or unset, got {self.threads}")
-        if self.max_kept_mb < 0:
-            raise ValueError(f"captioner.max_kept_mb must be at least 0, got {self.max_kept_mb}")
+    temperature: float
+    top_p: float
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One prompt about one picture; several requests may share the picture. `id` is unique in a call."""
+    """One prompt about some pictures; several requests may share pictures. `id` is unique in a call.
+
+    `turns`: what came before in the same conversation; the pictures belong to its first prompt.
+    `known`: texts about the pictures (`caption`, `tags`, `ocr`), for models that read no pictures.
+    `schema`: a JSON schema, as text, that the answer is to follow; a backend that can holds the model to it.
+    """
 
     id: int
-    image: Image
+    images: tuple[Image, ...]
     prompt: str
+    turns: tuple[Turn, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
+    schema: str | None = None
+    sampling: Sampling | None = None
+    embedding: npt.NDArray[np.float16] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """`completion_tokens` counts the token that ends the text, as servers do; `prompt_tokens` no padding."""
+    """A text. Fields that a backend cannot know are None.
+
+    `completion_tokens` counts the token that ends the text, as servers do; `prompt_tokens` no padding.
+    `thinking`: what a reasoning model wrote before its answer. `mean_logprob`: of the tokens of the text, in
+    nats. `latency_s`: from when the batch, or the request, was sent to when its text was there.
+    """
 
     id: int
     text: str
     finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    thinking: str | None = None
+    mean_logprob: float | None = None
+    latency_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +95,15 @@ class Generator(Protocol):
 
     def generate(self, requests: Sequence[Request], /) -> Sequence[Result | FailedRequest]:
         """One result for each request, in any order. Raises: what the model raises on any picture."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A generator that can tell its text while it is made, as `darkroom chat` wants it."""
+
+    def stream(self, request: Request, /) -> Iterator[str]:
+        """Parts of one text, in order. Raises: what `generate` raises; GenerationError where that fails."""
         ...
 
 

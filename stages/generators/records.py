@@ -12,9 +12,13 @@ def finished(result: Result | FailedRequest, text_field: str) -> dict[str, Any]:
         return failed(result.status, result.error)
     return {
         text_field: clean(result.text),
+        "thinking": None if result.thinking is None else clean(result.thinking),
         "finish_reason": result.finish_reason.value,
         "prompt_tokens": result.prompt_tokens,
         "completion_tokens": result.completion_tokens,
+        # Three decimals: what the batch that a text was in changes lies below.
+        "mean_logprob": None if result.mean_logprob is None else round(result.mean_logprob, 3),
+        "latency_s": result.latency_s,
         "status": Status.OK.value,
     }
 

@@ -82,7 +82,7 @@ def _generated(item: int) -> dict[str, Any]:
 
 
 def _answer(item: int, number: int) -> dict[str, Any]:
-    asked = {"image_id": item, "question_id": number, "question": QUESTIONS[number]}
+    asked = {"image_id": item, "question_id": number, "name": str(number), "question": QUESTIONS[number]}
     return {**asked, "answer": None if is_reject(item) else f"{item} {number}", **_generated(item)}
 
 

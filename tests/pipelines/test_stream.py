@@ -33,7 +33,10 @@ def stream() -> pa.Table:
     vectors = [{"embedding": v, **_outcome(row)} for row, v in enumerate([[1, 0, 0], None, [0, 1, 0]])]
     captions = [{"caption": None if row == 1 else f"c{row}", **_outcome(row)} for row in range(3)]
     answers = [
-        [{"question_id": q, "question": f"q{q}", "answer": f"{row}{q}", **_outcome(row)} for q in range(2)]
+        [
+            {"question_id": q, "name": f"{q}", "question": f"q{q}", "answer": f"{row}{q}", **_outcome(row)}
+            for q in range(2)
+        ]
         for row in range(3)
     ]
     return (

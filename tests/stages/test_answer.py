@@ -7,7 +7,7 @@ from stages.answer import AnswerConfig, AnswerQuestions, answer_view
 from stages.base import pack_views, view_column
 from stages.caption import CaptionConfig, CaptionImages, caption_view
 from stages.checkpoints import Device
-from stages.generators.protocol import GeneratorConfig, GeneratorRun
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.schemas import ANSWERS_COLUMN
 from tests.stages.generators.tiny_models import photographs, save_model
 

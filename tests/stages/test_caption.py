@@ -6,7 +6,7 @@ import pytest
 from stages.base import pack_views, view_column
 from stages.caption import CaptionConfig, CaptionImages, caption_view
 from stages.checkpoints import Device
-from stages.generators.protocol import GeneratorConfig, GeneratorRun
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.resize import Policy
 from stages.schemas import CAPTION_COLUMN
 from tests.stages.generators.tiny_models import photographs, save_model
@@ -57,7 +57,7 @@ def test_captions_every_picture_gets_the_text_it_gets_alone(captions: CaptionIma
 
 def test_captions_bad_item_has_null_text_and_its_own_status(captions: CaptionImages) -> None:
     made = captions(shard())["caption"].to_pylist()
-    nothing = {"caption": None, "finish_reason": None, "prompt_tokens": None, "completion_tokens": None}
+    nothing = dict.fromkeys(field.name for field in CAPTION_COLUMN)
     assert made[2] == {**nothing, "status": "truncated", "error": "ends at byte 40"}
     assert made[6] == {**nothing, "status": "empty", "error": "no bytes"}
     assert [row["status"] for row in made if row["caption"] is not None] == ["ok"] * 5

@@ -15,7 +15,7 @@ from stages.caption import CaptionConfig, CaptionImages, caption_view
 from stages.count import CountPatches
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, encoder_view
-from stages.generators.protocol import GeneratorConfig, GeneratorRun
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.pocket.corpus import write_broken, write_pictures
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import ANSWERS_COLUMN, CAPTION_COLUMN, PLAN, embedding_column, image_id

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from stages.base import Image
 from stages.checkpoints import Device, ModelLoadError
-from stages.generators.image_text_to_text import ImageTextToText, load_generator, picture_view
+from stages.generators.backends import load_generator
+from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.image_text_to_text import ImageTextToText, picture_view
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,
-    GeneratorConfig,
-    GeneratorRun,
     Request,
     Result,
 )
@@ -50,7 +50,7 @@ def generator(folder: Path, batch_size: int = 4, max_kept_mb: int = 16, **what: 
 
 def requests(images: list[Image], prompts: tuple[str, ...] = PROMPTS) -> list[Request]:
     pairs = [(image, prompt) for image in images for prompt in prompts]
-    return [Request(number, image, prompt) for number, (image, prompt) in enumerate(pairs)]
+    return [Request(number, (image,), prompt) for number, (image, prompt) in enumerate(pairs)]
 
 
 def by_id(results: Sequence[Result | FailedRequest]) -> list[Result]:
@@ -73,7 +73,7 @@ def reference(folder: Path, asked: list[Request]) -> list[list[int]]:
 
 
 def _inputs(processor: Any, request: Request) -> Any:
-    picture = PIL.fromarray(request.image)
+    picture = PIL.fromarray(request.images[0])
     if not processor.chat_template:
         return processor(images=picture, text=request.prompt, return_tensors="pt")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": request.prompt}]
@@ -122,7 +122,7 @@ def test_generate_other_prompts_for_each_picture_equals_transformers_one_by_one(
     checkpoints: dict[str, Path], kind: str
 ) -> None:
     images = photographs()
-    asked = [Request(n, images[n % 5], f"{PROMPTS[n % 3]} {'a cat? ' * (n % 4)}") for n in range(10)]
+    asked = [Request(n, (images[n % 5],), f"{PROMPTS[n % 3]} {'a cat? ' * (n % 4)}") for n in range(10)]
     results = by_id(generator(checkpoints[kind], 4).generate(asked))
     tokens = reference(checkpoints[kind], asked)
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints[kind])
@@ -134,7 +134,7 @@ def test_generate_same_prompt_about_equal_pictures_is_answered_for_each(
     checkpoints: dict[str, Path],
 ) -> None:
     image = photographs()[0]
-    asked = [Request(number, image.copy(), PROMPTS[number % 2]) for number in (5, 6, 7, 8)]
+    asked = [Request(number, (image.copy(),), PROMPTS[number % 2]) for number in (5, 6, 7, 8)]
     five, six, seven, eight = by_id(generator(checkpoints["llava"]).generate(asked))
     assert (seven, eight) == (dataclasses.replace(five, id=7), dataclasses.replace(six, id=8))
     assert five.text != six.text

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.protocol import (
     FinishReason,
     GenerationError,
-    GeneratorConfig,
-    GeneratorRun,
     Request,
     Result,
     clean,
@@ -29,7 +28,7 @@ class Scripted:
 
 
 def requests(*ids: int) -> list[Request]:
-    return [Request(id, np.zeros((2, 2, 3), dtype=np.uint8), "what is it?") for id in ids]
+    return [Request(id, (np.zeros((2, 2, 3), dtype=np.uint8),), "what is it?") for id in ids]
 
 
 def test_generate_matched_any_order_gives_the_order_of_the_requests() -> None:

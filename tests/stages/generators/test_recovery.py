@@ -14,8 +14,9 @@ from stages.base import Image, notes_of, pack_views, view_column
 from stages.batching import OnOom
 from stages.caption import CaptionConfig, CaptionImages
 from stages.checkpoints import Device
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.image_text_to_text import ImageTextToText
-from stages.generators.protocol import FailedRequest, GeneratorConfig, GeneratorRun, Request, Result
+from stages.generators.protocol import FailedRequest, Request, Result
 from stages.schemas import Status
 from tests.stages.generators.tiny_models import KINDS, photographs, save_model
 from tests.stages.poison import fault, is_white, on_white, white
@@ -45,7 +46,7 @@ def pictures(*poison: int) -> list[Image]:
 def answered(model: ImageTextToText, images: Sequence[Image], prompts: Sequence[str] = PROMPTS) -> Outcomes:
     """By id: ten times the picture, and the prompt."""
     asked = [
-        Request(10 * row + number, image, prompt)
+        Request(10 * row + number, (image,), prompt)
         for row, image in enumerate(images)
         for number, prompt in enumerate(prompts)
     ]

@@ -1,0 +1,37 @@
+"""Which code answers for a backend: the one place that knows all of them."""
+
+import functools
+from dataclasses import asdict
+from typing import Any
+
+from stages.checkpoints import ModelLoadError, resolve, weights_digest
+from stages.generators import image_text_to_text
+from stages.generators.config import Backend, GeneratorConfig, GeneratorRun
+from stages.generators.protocol import Generator
+from stages.resize import ResizeConfig
+
+
+@functools.cache
+def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
+    """One model per process: captions and answers by the same one share it. Raises: ModelLoadError."""
+    match config.backend:
+        case Backend.TRANSFORMERS:
+            return image_text_to_text.ImageTextToText(config, run)
+    raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
+
+
+def generator_view(config: GeneratorConfig) -> ResizeConfig:
+    """The view whose pictures the model is given, without loading the model. Raises: ModelLoadError."""
+    match config.backend:
+        case Backend.TRANSFORMERS:
+            return image_text_to_text.picture_view(config)
+    raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
+
+
+def generator_identity(config: GeneratorConfig) -> dict[str, Any]:
+    """What identifies the texts: settings, and weights by their digest, not by where they lie.
+
+    Raises: ModelLoadError.
+    """
+    settings = {key: value for key, value in asdict(config).items() if key not in ("model", "revision")}
+    return {**settings, "weights": weights_digest(resolve(config.model, config.revision))}
