@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipelines.corpus import Corpus, CorpusError, RowMissingError
 from pipelines.encoders import RecordedEncoder
 from pipelines.files import Files
-from pipelines.jobs import SearchConfig
+from pipelines.index_jobs import SearchConfig
 from pipelines.nearest import Nearest
 from pipelines.query_file import Block, Kind, QueryFile, open_queries
 from pipelines.search import only_index

@@ -20,21 +20,11 @@ from pipelines.forget import forget
 from pipelines.index.described import indexes
 from pipelines.index.plan import plan_index
 from pipelines.index.rates import RatesError
+from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, SearchConfig
 from pipelines.indexing import index
 from pipelines.indexing import preview as index_preview
 from pipelines.interrupt import interruptible
-from pipelines.jobs import (
-    CompactConfig,
-    DescribeConfig,
-    ForgetConfig,
-    Format,
-    IndexJob,
-    IndexPlanJob,
-    NeighboursConfig,
-    NightlyConfig,
-    SearchConfig,
-    VerifyConfig,
-)
+from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, Format, NightlyConfig, VerifyConfig
 from pipelines.legible import legible, legible_json
 from pipelines.neighbours import join_neighbours
 from pipelines.nightly import nightly, preview

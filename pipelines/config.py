@@ -16,17 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from pipelines.composition import build, checked, explain, thawed, unset_sections
-from pipelines.jobs import (
-    CompactConfig,
-    DescribeConfig,
-    ForgetConfig,
-    IndexJob,
-    IndexPlanJob,
-    NeighboursConfig,
-    NightlyConfig,
-    SearchConfig,
-    VerifyConfig,
-)
+from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, SearchConfig
+from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, NightlyConfig, VerifyConfig
 
 CONF = Path(conf.__file__).parent
 _GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir())

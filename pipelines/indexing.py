@@ -17,7 +17,7 @@ from pipelines.index.stock import Stock, is_foldable, take_stock
 from pipelines.index.texts import read_texts
 from pipelines.index.workers import crew_of
 from pipelines.index_facts import IndexFacts
-from pipelines.jobs import IndexJob
+from pipelines.index_jobs import IndexJob
 from pipelines.lock import locked
 from pipelines.redact import redact
 from pipelines.report import render

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.corpus import FILE, Corpus, CorpusError, fingerprint
 from pipelines.index.layout import NEIGHBOURS, PARTS, read_part, shards_in
-from pipelines.jobs import NeighboursConfig
+from pipelines.index_jobs import NeighboursConfig
 from pipelines.lock import locked
 from pipelines.nearest import Nearest
 from pipelines.parquet import parquet_bytes

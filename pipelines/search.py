@@ -9,7 +9,7 @@ from pipelines.corpus import Corpus, CorpusError
 from pipelines.encoders import RecordedEncoder, captions_of
 from pipelines.facts import Hit
 from pipelines.index.layout import current_generation, names
-from pipelines.jobs import SearchConfig
+from pipelines.index_jobs import SearchConfig
 from pipelines.nearest import Nearest, Wanted
 from stages.index.search import Neighbours
 from stages.index.vectors import Ids, Vectors

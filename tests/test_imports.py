@@ -53,6 +53,7 @@ LAYERS = [
     {"index.build"},
     {"index.forgetting"},
     {"jobs"},
+    {"index_jobs"},
     {"config"},
     {"datasets", "search", "describe", "compact", "forget", "indexing"},
     {"batch_search", "neighbours"},

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipelines.index.costs import Gpus, Work, phases, query_seconds
 from pipelines.index.rates import Rates, read_rates
 from pipelines.index_facts import IndexPlan
-from pipelines.jobs import IndexPlanJob
+from pipelines.index_jobs import IndexPlanJob
 from stages.index.choice import choose_factory, training_size
 from stages.index.config import IndexConfigError
 

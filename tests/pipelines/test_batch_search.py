@@ -10,7 +10,7 @@ import pytest
 from pipelines import batch_search as module
 from pipelines.batch_search import batch_search
 from pipelines.corpus import Corpus, CorpusError
-from pipelines.jobs import SearchConfig
+from pipelines.index_jobs import SearchConfig
 from pipelines.nearest import Nearest, Wanted
 from stages.index.vectors import VectorError
 from tests.pipelines.index.vector_corpus import bury

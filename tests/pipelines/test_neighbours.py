@@ -10,7 +10,8 @@ import pytest
 from pipelines import neighbours as module
 from pipelines.compact import compact
 from pipelines.corpus import Corpus
-from pipelines.jobs import CompactConfig, NeighboursConfig, VerifyConfig
+from pipelines.index_jobs import NeighboursConfig
+from pipelines.jobs import CompactConfig, VerifyConfig
 from pipelines.neighbours import Joined, join_neighbours
 from pipelines.verify import verify
 from tests.pipelines.index.vector_corpus import bury

@@ -17,7 +17,8 @@ from pipelines.index.build import Wishes
 from pipelines.index.layout import current_generation, switch
 from pipelines.index.opened import open_index
 from pipelines.index.stock import take_stock
-from pipelines.jobs import CompactConfig, SearchConfig
+from pipelines.index_jobs import SearchConfig
+from pipelines.jobs import CompactConfig
 from pipelines.search import Searcher, only_index, search
 from pipelines.stream import Output, dataset_rows
 from stages import schemas

@@ -8,7 +8,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.index.plan import MEASURED, plan_index
 from pipelines.index.rates import read_rates
-from pipelines.jobs import IndexPlanJob
+from pipelines.index_jobs import IndexPlanJob
 
 WORDS = ["index", "plan", "vectors=1e9", "dim=768", "bytes_per_vector=72", "cores=64", "memory_gb=16"]
 
