@@ -5,18 +5,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.checkpoints import ModelLoadError, load, quiet, resolve
+from stages.checkpoints import ModelLoadError, load, loading, quiet, read_json, resolve
 from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.processors import processor_class
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
+    """A model, and how its class differs in generating."""
+
     model: Any
-    processor: Any  # pads on the left
+    processor: Any  # pads on the left; that of an encoder-decoder on the right
     settings: Any  # transformers' GenerationConfig
     ends: frozenset[int]  # tokens that end a text
     dropped: int  # tokens that the model's own `generate` takes off the end of a prompt
     pads: bool  # whether prompts of unlike length may be in one batch
+    encoder_decoder: bool  # its output holds no prompt: one token that begins a text, then the text
+    pictures: int | None  # how many a prompt may be about; None: any number
+    chats: bool  # whether there are turns: a prompt is rendered by a chat template
+
+    @property
+    def padding_side(self) -> str:
+        return "right" if self.encoder_decoder else "left"
+
+    def text_start(self, prompt_tokens: int) -> int:
+        """Where the text begins in a row of `generate`'s output; the prompt's tokens are with padding."""
+        return 1 if self.encoder_decoder else prompt_tokens - self.dropped
 
 
 def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
@@ -24,11 +38,10 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
     import transformers
 
     folder = resolve(config.model, config.revision)
-    processor = _load_processor(folder)
+    kind, encoder_decoder = _require_class(folder)
+    processor = _load_processor(folder, kind, "right" if encoder_decoder else "left")
     model = load(transformers.AutoModelForImageTextToText, folder, config.dtype, run.device)
-    kind = str(model.config.model_type)
-    if model.config.is_encoder_decoder:
-        raise ModelLoadError(f"{folder} is an encoder-decoder ({kind}); only decoders generate here")
+    chats = bool(processor.chat_template)
     return LoadedModel(
         model=model,
         processor=processor,
@@ -37,34 +50,56 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
         dropped=int(kind == "blip"),
         # These two write to fixed places of a prompt, and count positions from its padding.
         pads=not kind.startswith(("blip", "instructblip")),
+        encoder_decoder=encoder_decoder,
+        pictures=None if chats else 1,
+        chats=chats,
     )
 
 
-def _load_processor(folder: Path) -> Any:
-    from transformers import AutoProcessor
+def _require_class(folder: Path) -> tuple[str, bool]:
+    """The model type, and whether it is an encoder-decoder, before any weights are read: those of another
+    class would all be missing, and gigabytes of random ones made in their place.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as CLASSES
 
+    stored = read_json(folder, "config.json")
+    kind = str(stored.get("model_type"))
+    with loading(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if type(config) not in CLASSES:
+        raise ModelLoadError(f"{folder} holds a {kind}, which is no model that writes text about pictures")
+    written, expected = stored.get("architectures") or [], CLASSES[type(config)].__name__
+    if written and expected not in written:
+        raise ModelLoadError(f"{folder} holds the weights of {', '.join(written)}; {expected} is wanted")
+    return kind, bool(config.is_encoder_decoder)
+
+
+def _load_processor(folder: Path, kind: str, padding_side: str) -> Any:
     try:
         with quiet():
-            processor = AutoProcessor.from_pretrained(
-                folder, padding_side="left", trust_remote_code=False, local_files_only=True
+            processor = processor_class(kind).from_pretrained(
+                folder, padding_side=padding_side, trust_remote_code=False, local_files_only=True
             )
     except ImportError as error:
         needed = "torchvision" if "torchvision" in str(error).lower() else _one_line(error)
         raise ModelLoadError(
             f"{folder} has a processor that needs {needed}, which is not installed"
         ) from error
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ModelLoadError(f"{folder} has no processor that loads: {_one_line(error)}") from error
-    _require_left_padding(folder, getattr(processor, "tokenizer", None))
+    _require_padding(folder, getattr(processor, "tokenizer", None), padding_side)
     return processor
 
 
-def _require_left_padding(folder: Path, tokenizer: Any) -> None:
-    """With padding on the right some answers of a batch are silently wrong."""
+def _require_padding(folder: Path, tokenizer: Any, side: str) -> None:
+    """With padding on the right some answers of a batch are silently wrong; on the left, those of encoders,
+    which count positions from the padding.
+    """
     if tokenizer is None:
         raise ModelLoadError(f"{folder} has a processor of images or of text, but none of both")
-    if tokenizer.padding_side != "left" or tokenizer.pad_token_id is None:
-        raise ModelLoadError(f"{folder} has a tokenizer that cannot pad on the left")
+    if tokenizer.padding_side != side or tokenizer.pad_token_id is None:
+        raise ModelLoadError(f"{folder} has a tokenizer that cannot pad on the {side}")
 
 
 def _settings(model: Any, tokenizer: Any, config: GeneratorConfig) -> Any:
