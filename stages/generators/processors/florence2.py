@@ -1,4 +1,4 @@
-"""Pictures and text for Florence-2, whose prompts are names of tasks: <CAPTION>, <DETAILED_CAPTION>, <OCR>..."""
+"""Pictures and text for Florence-2, whose prompts name tasks: <CAPTION>, <DETAILED_CAPTION>, <OCR>..."""
 
 from typing import Any
 
