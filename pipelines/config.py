@@ -1,6 +1,7 @@
 """The configuration: the schema of each job in Hydra, and composition with errors of one line."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, Searc
 from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, NightlyConfig, VerifyConfig
 
 CONF = Path(conf.__file__).parent
-_GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir())
+_GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir()) | {"answerer"}
 
 
 class ConfigError(Exception):
@@ -51,7 +52,9 @@ def load(pipeline: str, overrides: Sequence[str]) -> Any:
         texts = [checked(text, schema, _GROUPS) for text in overrides]
         parsed = [_parse(text) for text in texts]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            groups = [text for text, override in zip(texts, parsed, strict=True) if _is_choice(override)]
+            groups = [
+                _choice(text) for text, override in zip(texts, parsed, strict=True) if _is_choice(override)
+            ]
             composed = compose(pipeline, groups)
         for override in parsed:
             if not _is_choice(override):
@@ -71,6 +74,11 @@ def _parse(text: str) -> Override:
 
 def _is_choice(override: Override) -> bool:
     return override.is_delete() or override.key_or_group in _GROUPS
+
+
+def _choice(text: str) -> str:
+    """Answerers are chosen from the captioners: `answerer=NAME` is Hydra's `captioner@answerer=NAME`."""
+    return re.sub(r"^(~?)answerer\b", r"\1captioner@answerer", text)
 
 
 def _set(composed: DictConfig, override: Override, schema: type[Any]) -> None:

@@ -1,6 +1,6 @@
 """Which datasets a night fills: what identifies the values of each, and the stage that makes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,16 +8,16 @@ from typing import Any
 
 from pipelines.config import ConfigError
 from pipelines.corpus import DatasetInfo, fingerprint
-from pipelines.jobs import NightlyConfig
+from pipelines.jobs import Captioner, NightlyConfig
 from pipelines.reuse import ITEMS
-from pipelines.stream import Output
+from pipelines.stream import Given, Output
 from stages import answer, caption, decode, embed, schemas
 from stages.answer import AnswerConfig, AnswerQuestions, answer_view
 from stages.base import StageFactory
 from stages.caption import CaptionImages, caption_view
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.embed import EmbedImages, embedding_dim, encoder_view
-from stages.generators.backends import generator_identity
+from stages.generators.backends import generator_identity, generator_needs
 from stages.resize import ResizeConfig
 
 
@@ -40,15 +40,29 @@ class Product:
 
 @dataclass(frozen=True)
 class ModelProduct(Product):
-    """A dataset that a model makes: the view of the images that its stage reads, and the stage."""
+    """A dataset that a model makes: the view of the images that its stage reads, and the stage.
+
+    `needs`: what the stage reads of other datasets. `tags`: the stage that tags the images for it. `grouped`:
+    it asks about several images at once, also such of other shards.
+    """
 
     view: ResizeConfig
     stage: StageFactory
+    needs: tuple[Given, ...] = ()
+    tags: StageFactory | None = None
+    grouped: bool = False
 
     @property
     def view_name(self) -> str:
         """Equal views have one name, so that datasets that read the same pixels share them."""
         return view_name(self.view)
+
+
+def given_to(made: Sequence[ModelProduct]) -> list[Given]:
+    """What these need of datasets that none of them makes, a column each."""
+    names = {product.name for product in made}
+    needs = (need for product in made for need in product.needs)
+    return list({need.column: need for need in needs if need.dataset not in names}.values())
 
 
 def view_name(view: ResizeConfig) -> str:
@@ -67,8 +81,9 @@ def products(config: NightlyConfig) -> dict[str, Product]:
     if config.captioner is not None:
         with _named("captioner.what"):
             found.append(_captions(config))
-            if config.questions:
-                found.append(_answers(config))
+    if config.answering is not None and config.asks:
+        with _named("answerer.what" if config.answerer else "captioner.what"):
+            found.append(_answers(config, config.answering))
     return {product.name: product for product in found}
 
 
@@ -111,12 +126,11 @@ def _weights(what: Any) -> dict[str, str]:
     return {"weights": weights_digest(resolve(what.model, what.revision))}
 
 
-def _generation(config: NightlyConfig, **rest: Any) -> dict[str, Any]:
-    assert config.captioner is not None
+def _generation(config: NightlyConfig, writer: Captioner, **rest: Any) -> dict[str, Any]:
     return {
         "decode": _decoding(config),
-        "view": asdict(caption_view(config.captioner.what)),
-        "generator": {"version": caption.VERSION, **generator_identity(config.captioner.what.generator)},
+        "view": asdict(caption_view(writer.what)),
+        "generator": {"version": caption.VERSION, **generator_identity(writer.what.generator)},
         **rest,
     }
 
@@ -124,19 +138,40 @@ def _generation(config: NightlyConfig, **rest: Any) -> dict[str, Any]:
 def _captions(config: NightlyConfig) -> ModelProduct:
     assert config.captioner is not None
     what, name = config.captioner.what, f"captions/{config.captioner.name}"
-    identity = _generation(config, prompt=what.prompt)
+    needs = tuple(_given(config, column) for column in generator_needs(what.generator))
+    identity = _generation(config, config.captioner, prompt=what.prompt)
     info = DatasetInfo.of(name, schemas.CAPTIONS, identity, model=what.generator.model)
     view = caption_view(what)
     stage = partial(CaptionImages, what, config.captioner.how, view_name(view))
-    return ModelProduct(info, Output(name, schemas.CAPTIONS, "caption"), view, stage)
+    return ModelProduct(info, Output(name, schemas.CAPTIONS, "caption"), view, stage, needs)
 
 
-def _answers(config: NightlyConfig) -> ModelProduct:
-    assert config.captioner is not None
-    name = f"answers/{config.answers or config.captioner.name}"
-    what = AnswerConfig(generator=config.captioner.what.generator, questions=config.questions)
-    identity = _generation(config, questions=config.questions, answers={"version": answer.VERSION})
+def _answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
+    name = f"answers/{config.answers or writer.name}"
+    what = AnswerConfig(generator=writer.what.generator, questions=config.questions)
+    needs = tuple(_given(config, column) for column in generator_needs(what.generator))
+    identity = _generation(config, writer, questions=config.questions, answers={"version": answer.VERSION})
     info = DatasetInfo.of(name, schemas.ANSWERS, identity, model=what.generator.model)
     view = answer_view(what)
-    stage = partial(AnswerQuestions, what, config.captioner.how, view_name(view))
-    return ModelProduct(info, Output(name, schemas.ANSWERS, "answers"), view, stage)
+    stage = partial(AnswerQuestions, what, writer.how, view_name(view))
+    return ModelProduct(info, Output(name, schemas.ANSWERS, "answers"), view, stage, needs)
+
+
+def _given(config: NightlyConfig, column: str) -> Given:
+    """Where a column of the stream comes from. Raises: ConfigError where nothing makes it."""
+    match column:
+        case "caption":
+            captions = config.context.captions or (config.captioner and config.captioner.name)
+            if captions is None:
+                raise ConfigError("context.captions must name a dataset of captions, or captioner be set")
+            return Given(f"captions/{captions}", schemas.CAPTIONS, column)
+        case "embedding":
+            if config.encoder is None:
+                raise ConfigError("encoder must be set for what reads embeddings")
+            return Given(
+                f"embeddings/{config.encoder.name}",
+                schemas.embeddings(embedding_dim(config.encoder.what)),
+                column,
+            )
+    name = column.removeprefix("text:")
+    return Given(f"captions/{name}", schemas.CAPTIONS, column, text="caption")

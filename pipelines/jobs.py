@@ -59,6 +59,34 @@ class Captioner:
 
 
 @dataclass(frozen=True)
+class TagsConfig:
+    """`labels`: a file with one label a line, of which every image gets the `count` nearest."""
+
+    labels: str = REQUIRED
+    count: int = 5
+    template: str = "a photo of {label}"
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """What else is known of the images, for prompts.
+
+    `metadata`, `questions`: files of rows with the column `uri` or `image_id`; the first of any columns, the
+    second of questions about single images. `captions`: the dataset that `{caption}` reads; unset, that of
+    the night's captioner. `tags`: labels for `{tags}`.
+    """
+
+    metadata: str | None = None
+    questions: str | None = None
+    captions: str | None = None
+    tags: TagsConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.captions is not None:
+            check_name("context.captions", self.captions)
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """What the page of a run shows. `queries`: texts to search for; unset, some captions of the run."""
 
@@ -82,8 +110,10 @@ class NightlyConfig:
     decode: Decoding = field(default_factory=Decoding)
     encoder: Encoder | None = None
     captioner: Captioner | None = None
+    answerer: Captioner | None = None
     questions: tuple[str, ...] = ()
     answers: str | None = None
+    context: ContextConfig = field(default_factory=ContextConfig)
     index: IndexConfig | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -101,8 +131,10 @@ class NightlyConfig:
         check_text("corpus", self.corpus)
         if self.encoder is None and self.captioner is None:
             raise ValueError("encoder and captioner are both null: at least one must be set")
-        if self.questions and self.captioner is None:
-            raise ValueError("questions need a model that answers them: set captioner")
+        if self.asks and self.answering is None:
+            raise ValueError("questions need a model that answers them: set answerer or captioner")
+        if self.answerer is not None and not self.asks:
+            raise ValueError("answerer is set and nothing is asked: set questions or context.questions")
         if self.answers is not None:
             check_name("answers", self.answers)
         if self.limit is not None and self.limit < 1:
@@ -113,6 +145,15 @@ class NightlyConfig:
         for key in ("max_deleted_ratio", "max_reject_ratio"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ValueError(f"{key} must be from 0 to 1, got {getattr(self, key)}")
+
+    @property
+    def asks(self) -> bool:
+        return bool(self.questions) or self.context.questions is not None
+
+    @property
+    def answering(self) -> Captioner | None:
+        """Who answers questions: the answerer, or the captioner where there is none."""
+        return self.answerer or self.captioner
 
 
 class Format(StrEnum):

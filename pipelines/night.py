@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipelines.config import as_dict, to_yaml
+from pipelines.context import Known
 from pipelines.corpus import Corpus
 from pipelines.datasets import Product
 from pipelines.facts import Report
@@ -37,6 +38,7 @@ class Night:
     tally: Tally
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     indexes: tuple[IndexFacts, ...] = ()
+    known: Known = field(default_factory=Known)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
     over_rejects: bool = False

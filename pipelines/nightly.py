@@ -1,15 +1,16 @@
 """The main job: a folder of images to captions, answers, embeddings, an index and a report."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console
 
 from pipelines.changes import record
 from pipelines.config import as_dict
+from pipelines.context import with_known
 from pipelines.corpus import Corpus
-from pipelines.datasets import ModelProduct, Product, products
+from pipelines.datasets import ModelProduct, Product, given_to, products
 from pipelines.flow import run_flow
 from pipelines.forecast import Forecast, forecast
 from pipelines.index.build import Job, build_index
@@ -19,9 +20,10 @@ from pipelines.index.stock import take_stock
 from pipelines.index.workers import crew_of
 from pipelines.jobs import NightlyConfig
 from pipelines.lock import locked
+from pipelines.missing import missing_shards
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report
-from pipelines.plan import PlannedShard, extend, planned_shards
+from pipelines.plan import PlannedShard, extend
 from pipelines.progress import ProgressDisplay
 from pipelines.reuse import copy_shard
 from pipelines.source_diff import SourceDiff
@@ -69,8 +71,9 @@ def develop(
     terminal: Console,
 ) -> Night:
     """What the holder of the corpus's lock does: everything that was planned and is not there."""
-    night, streams = Night.begin(config, corpus, wanted, diff), missing_shards(corpus, wanted)
-    if not streams and not index_is_due(night):
+    night, missing = Night.begin(config, corpus, wanted, diff), missing_shards(corpus, wanted)
+    night.notes += missing.notes
+    if not missing.streams and not index_is_due(night):
         return night
     with (
         track(config.tracking, Run(night.run, config.corpus, as_dict(config)), night.notes.append) as tracker,
@@ -79,7 +82,7 @@ def develop(
         live = Live(night.tally, tracker, display)
         # Copies last: what they share has to be there.
         for reuses in (False, True):
-            fill(night, live, streams, reuses)
+            fill(night, live, missing.streams, reuses)
         corpus.remove_partial_files()  # of workers that were killed on the way
         night.notes += night.tally.notes
         if index_is_due(night):
@@ -105,7 +108,7 @@ def fill(night: Night, live: Live, streams: Streams, reuses: bool) -> None:
                 to_compute.append(planned)
         if to_compute:
             night.tally.expect(flow.steps)
-            for result in run_flow(flow, to_compute, config.cluster):
+            for result in run_flow(flow, with_known(corpus, to_compute, night.known), config.cluster):
                 live.add(result)
 
 
@@ -146,28 +149,39 @@ def index_embeddings(night: Night, terminal: Console) -> None:
     night.under_recall = not built.meta.accepted
 
 
-def missing_shards(corpus: Corpus, wanted: Mapping[str, Product]) -> Streams:
-    """Shards by what they miss: those that miss the same datasets go through one stream."""
-    done = {name: set(corpus.shards(name)) for name in wanted}
-    streams: dict[frozenset[str], list[PlannedShard]] = defaultdict(list)
-    for planned in planned_shards(corpus):
-        if missing := frozenset(name for name in wanted if planned.shard not in done[name]):
-            streams[missing].append(planned)
-    return streams
-
-
 def flow_of(config: NightlyConfig, corpus: Corpus, missing: Sequence[Product]) -> Flow:
     """The DAG: every image is read and decoded once, whichever datasets miss it."""
     made = [product for product in missing if isinstance(product, ModelProduct)]
-    embeds = [product for product in made if product.kind == "embeddings"]
-    texts = [product for product in made if product.kind in ("captions", "answers")]
     steps = [_decode_step(config, {product.view_name: product.view for product in made})]
-    if config.encoder and embeds:
-        steps.append(_model_step("embed", embeds, config.encoder.actors, still_read_by=texts))
-    if config.captioner and texts:
-        steps.append(_model_step("generate", texts, config.captioner.actors))
+    models = _model_steps(config, made)
+    for number, step in enumerate(models):
+        later = [product for step in models[number + 1 :] for product in step.made]
+        steps.append(_model_step(step, still_read_by=later))
     totals = PATCH_TOTALS if "count patches" in steps[0].stages else ()
-    return Flow(corpus, steps, [product.output for product in missing], totals)
+    return Flow(corpus, steps, [product.output for product in missing], totals, given_to(made))
+
+
+@dataclass(frozen=True)
+class ModelStep:
+    """The datasets that are made in one process, by one loaded model."""
+
+    name: str
+    made: Sequence[ModelProduct]
+    actors: Actors
+
+
+def _model_steps(config: NightlyConfig, made: Sequence[ModelProduct]) -> list[ModelStep]:
+    """Captions come before answers, which may read them; by the same model, both are made in one step."""
+    by_kind = {
+        kind: [one for one in made if one.kind == kind] for kind in ("embeddings", "captions", "answers")
+    }
+    same = config.answerer is None
+    steps = [
+        ("embed", by_kind["embeddings"], config.encoder),
+        ("generate", by_kind["captions"] + (by_kind["answers"] if same else []), config.captioner),
+        ("answer", [] if same else by_kind["answers"], config.answerer),
+    ]
+    return [ModelStep(name, products, one.actors) for name, products, one in steps if one and products]
 
 
 def _decode_step(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> Step:
@@ -183,10 +197,12 @@ def _decode_step(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> St
     return Step("decode", stages, isolation=IsolationConfig(config.decode.how.timeout_s))
 
 
-def _model_step(
-    name: str, made: Sequence[ModelProduct], actors: Actors, still_read_by: Sequence[ModelProduct] = ()
-) -> Step:
-    """Stages that share a process and its weights; after them go the pixels that nobody reads any more."""
-    unread = {product.view_name for product in made} - {product.view_name for product in still_read_by}
-    stages = {product.name: product.stage for product in made}
-    return Step(name, stages, actors, drop=tuple(view_column(view) for view in sorted(unread)))
+def _model_step(step: ModelStep, still_read_by: Sequence[ModelProduct]) -> Step:
+    """After a model's stages go the pixels that nobody reads any more."""
+    unread = {product.view_name for product in step.made} - {product.view_name for product in still_read_by}
+    stages: dict[str, StageFactory] = {}
+    for product in step.made:
+        if product.tags is not None:
+            stages.setdefault("tags", product.tags)
+        stages[product.name] = product.stage
+    return Step(step.name, stages, step.actors, drop=tuple(view_column(view) for view in sorted(unread)))

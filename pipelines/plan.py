@@ -32,7 +32,7 @@ class PlannedShard:
     """Where the plan rows of one shard are: one row group of one plan file.
 
     `reuses`: some of its items share the values of others. `gone`: ids of the shard that are not to be
-    worked on any more.
+    worked on any more. `context`: what else is known of its items, an Arrow IPC stream of schema `CONTEXT`.
     """
 
     shard: int
@@ -41,6 +41,7 @@ class PlannedShard:
     row_group: int
     reuses: bool = False
     gone: tuple[int, ...] = ()
+    context: bytes = b""
 
 
 def planned_shards(corpus: Corpus) -> list[PlannedShard]:

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.context import with_context
 from pipelines.corpus import Corpus
 from pipelines.plan import PlannedShard, read_planned
-from pipelines.stream import Copies, Flow, Output, ShardResult, commit, with_copies
+from pipelines.stream import Copies, Flow, Given, Output, ShardResult, commit, with_copies
 from stages import schemas
 from stages.schemas import ROW_BITS, Status
 
@@ -42,24 +43,43 @@ def copies_of(corpus: Corpus, planned: PlannedShard, outputs: Sequence[Output]) 
         return {}
     rows = read_planned(corpus, planned)
     rows = rows.filter(pc.is_valid(rows["reused_from"]))
-    return {output.dataset: _copies(corpus, rows, output) for output in outputs}
+    return {output.dataset: _copies(corpus, rows, output) for output in outputs if output.shareable}
 
 
 def rows_to_compute(flow: Flow, planned: PlannedShard) -> pa.Table:
     """The rows that a shard's stream starts from: image_id, uri, size, mtime_ns, and `expected_sha256`.
 
     The last where `items` is there already: a file that changed since must not be described as what it was.
+    And what the flow is given: the context of the shard, and columns of datasets that are there.
     """
-    rows = still_to_compute(read_planned(flow.corpus, planned), copies_of(flow.corpus, planned, flow.outputs))
-    rows = rows.drop_columns(["reused_from"])
+    corpus = flow.corpus
+    copies = copies_of(corpus, planned, flow.outputs)
+    rows = still_to_compute(read_planned(corpus, planned), copies, len(flow.outputs))
+    rows = with_context(rows.drop_columns(["reused_from"]), planned.context)
+    for given in flow.given:
+        rows = _with_given(corpus, rows, given)
     if any(output.dataset == ITEMS for output in flow.outputs):
         return rows
-    return rows.append_column("expected_sha256", item_digests(flow.corpus, rows["image_id"].combine_chunks()))
+    return rows.append_column("expected_sha256", item_digests(corpus, rows["image_id"].combine_chunks()))
 
 
-def still_to_compute(rows: pa.Table, copies: Copies) -> pa.Table:
-    """The plan rows that lack a copy in some dataset."""
-    lacking = pa.chunked_array([pa.repeat(not copies, len(rows))])
+def _with_given(corpus: Corpus, rows: pa.Table, given: Given) -> pa.Table:
+    """The rows with the column that a stage would have made, or with its texts; null where there is none."""
+    ids = rows["image_id"].combine_chunks()
+    stored = stored_rows(corpus, given.dataset, given.schema, ids)
+    place = pc.index_in(ids, stored["image_id"].combine_chunks())
+    if given.text is not None:
+        texts = stored[given.text].combine_chunks()
+        sound = pc.equal(stored["status"].combine_chunks(), Status.OK.value)
+        return rows.append_column(given.column, pc.if_else(sound, texts, None).take(place))
+    fields = [field for field in given.schema if field.name != "image_id"]
+    columns = [stored[field.name].combine_chunks() for field in fields]
+    return rows.append_column(given.column, pa.StructArray.from_arrays(columns, fields=fields).take(place))
+
+
+def still_to_compute(rows: pa.Table, copies: Copies, outputs: int) -> pa.Table:
+    """The plan rows that lack a copy in some of so many datasets."""
+    lacking = pa.chunked_array([pa.repeat(len(copies) < outputs, len(rows))])
     for table in copies.values():
         copied = pc.is_in(rows["image_id"], table["image_id"].combine_chunks())
         lacking = pc.or_(lacking, pc.invert(copied))
@@ -69,7 +89,7 @@ def still_to_compute(rows: pa.Table, copies: Copies) -> pa.Table:
 def copy_shard(flow: Flow, planned: PlannedShard) -> ShardResult | None:
     """Writes a shard of which everything can be copied; None, and nothing written, for any other."""
     copies = copies_of(flow.corpus, planned, flow.outputs)
-    if not copies or len(still_to_compute(read_planned(flow.corpus, planned), copies)):
+    if len(still_to_compute(read_planned(flow.corpus, planned), copies, len(flow.outputs))):
         return None
     start = time.perf_counter()
     tables = {name: with_copies(table.slice(0, 0), table) for name, table in copies.items()}

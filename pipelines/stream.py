@@ -15,6 +15,9 @@ from stages.chain import run_chain, seconds_of
 from stages.isolate import Isolated, IsolationConfig
 from stages.schemas import Status
 
+GUEST = "guest"
+"""The column that marks rows of other shards, which are there because a question needs their pictures too."""
+
 Copies: TypeAlias = Mapping[str, pa.Table]
 """By dataset: rows that can be copied from other items, under their new ids, in the dataset's schema."""
 
@@ -46,11 +49,29 @@ class Step:
 
 @dataclass(frozen=True)
 class Output:
-    """A dataset that the stream fills. `column` None: the stream's own columns; else one stage's column."""
+    """A dataset that the stream fills. `column` None: the stream's own columns; else one stage's column.
+
+    `shareable`: its values depend on an image's bytes alone, so that identical images have the same.
+    """
 
     dataset: str
     schema: pa.Schema
     column: str | None = None
+    shareable: bool = True
+
+
+@dataclass(frozen=True)
+class Given:
+    """A dataset that is there already, and is put into the stream as `column`.
+
+    `text` None: structs, as the stage that made it left them; else its column of that name, as texts, null
+    where the status is not `ok`.
+    """
+
+    dataset: str
+    schema: pa.Schema
+    column: str
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +96,15 @@ class ShardResult:
 class Flow:
     """One stream: plan rows through the steps, and the outputs that are written at its end.
 
-    `totals` are numeric columns of the stream that are summed up for the report.
+    `totals` are numeric columns of the stream that are summed up for the report. `given`: what is read from
+    the corpus for the steps.
     """
 
     corpus: Corpus
     steps: Sequence[Step]
     outputs: Sequence[Output]
     totals: tuple[str, ...] = ()
+    given: Sequence[Given] = ()
 
 
 def dataset_rows(stream: pa.Table, output: Output) -> pa.Table:
@@ -127,6 +150,8 @@ def run_stages(shard: pa.Table, stages: Mapping[str, Stage], drop: Sequence[str]
 def write_outputs(flow: Flow, number: int, shard: pa.Table, copies: Copies) -> ShardResult:
     """Writes the shard's file of every output: what the stream computed, and what is copied beside it."""
     start = time.perf_counter()
+    if GUEST in shard.column_names:
+        shard = shard.filter(pc.invert(shard[GUEST]))
     tables = {
         output.dataset: with_copies(dataset_rows(shard, output), copies.get(output.dataset))
         for output in flow.outputs

@@ -39,7 +39,8 @@ from pipelines.corpus import Corpus
 from pipelines.datasets import products
 from pipelines.flow import run_flow
 from pipelines.jobs import NightlyConfig
-from pipelines.nightly import flow_of, missing_shards, take_up
+from pipelines.missing import missing_shards
+from pipelines.nightly import flow_of, take_up
 from pipelines.plan import PlannedShard, read_planned
 from pipelines.stream import Flow, ShardResult, Step, load_stages
 from pipelines.survey import list_source, survey
@@ -91,7 +92,7 @@ def planned(config: NightlyConfig) -> tuple[Flow, Sequence[PlannedShard]]:
     """The flow of the nightly job, and the shards that it has to make."""
     corpus, wanted = Corpus(config.corpus), products(config)
     take_up(config, corpus, wanted, survey(config, corpus, wanted, list_source(config.source)))
-    (shards,) = missing_shards(corpus, wanted).values()
+    (shards,) = missing_shards(corpus, wanted).streams.values()
     return flow_of(config, corpus, list(wanted.values())), shards
 
 

@@ -18,7 +18,7 @@ DOORS = {
     "faiss": {"stages/index/blas.py"},
 }
 # Files whose classes are stages: none imports another.
-STAGES = {"decode", "embed", "caption", "answer", "count", "isolate", "sources.folder"}
+STAGES = {"decode", "embed", "caption", "answer", "count", "isolate", "tags", "sources.folder"}
 # What a pipelines module may import of its own package: only names further left.
 LAYERS = [
     {
@@ -43,6 +43,7 @@ LAYERS = [
     {"journal", "lock", "tracking", "stream", "vectors", "where", "query_file"},
     {"changes", "forgotten", "encoders"},
     {"plan"},
+    {"context"},
     {"reuse"},
     {"flow", "source_diff", "tally"},
     {"index.layout", "index.workers", "index.reading"},
@@ -58,7 +59,7 @@ LAYERS = [
     {"datasets", "search", "describe", "compact", "forget", "indexing"},
     {"batch_search", "neighbours"},
     {"integrity", "index.inspection", "index.salvage", "repair", "verify"},
-    {"survey", "forecast", "index.plan"},
+    {"survey", "forecast", "missing", "index.plan"},
     {"night"},
     {"page"},
     {"nightly"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.generators import image_text_to_text
-from stages.generators.config import Backend, GeneratorConfig, GeneratorRun
+from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees
 from stages.generators.protocol import Generator
 from stages.resize import ResizeConfig
 
@@ -26,6 +26,12 @@ def generator_view(config: GeneratorConfig) -> ResizeConfig:
         case Backend.TRANSFORMERS:
             return image_text_to_text.picture_view(config)
     raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
+
+
+def generator_needs(config: GeneratorConfig) -> tuple[str, ...]:
+    """Columns of the stream, beside the pictures, that the model is asked with: `caption`, `embedding`."""
+    sees = config.server.sees if config.server else Sees.IMAGE
+    return {Sees.IMAGE: (), Sees.CAPTION: ("caption",), Sees.EMBEDDING: ("embedding",)}[sees]
 
 
 def generator_identity(config: GeneratorConfig) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""What else is known of a shard's items, for prompts: metadata, their own questions, groups of images.
+
+Computed where the run starts and handed to workers with the shard that it belongs to, so that no worker ever
+holds what is known of others.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from pipelines.corpus import Corpus, CorpusError
+from pipelines.plan import PlannedShard, planned_shards, read_planned
+from pipelines.stream import GUEST
+from stages.schemas import PLAN
+
+_KEYS = ("uri", "image_id")
+_GUESTS = [field for field in PLAN if field.name != "reused_from"]
+ASKED = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("question", pa.string())]))
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Images that belong together: of one value of `by`, in the order of `order`, columns of metadata."""
+
+    by: str
+    order: str
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Tables with the column `uri` or `image_id`: metadata, a row an image; questions, any number of rows."""
+
+    metadata: pa.Table | None = None
+    asked: pa.Table | None = None
+    grouping: Grouping | None = None
+
+
+def read_rows_of(key: str, location: str) -> pa.Table:
+    """A file of rows about images: Parquet, CSV or JSON lines. `key`: the setting that names it, for errors.
+
+    Raises: CorpusError where it cannot be read, or names its images neither by `uri` nor by `image_id`.
+    """
+    path = Path(location).expanduser()
+    readers = {".parquet": pq.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
+    if path.suffix not in readers:
+        raise CorpusError(f"{key} must be a file of {', '.join(readers)}, got {location}")
+    try:
+        table = readers[path.suffix](path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorpusError(f"{key}: {location} cannot be read: {str(error).splitlines()[0]}") from error
+    named = [name for name in _KEYS if name in table.column_names]
+    if len(named) != 1:
+        raise CorpusError(
+            f"{key}: {location} must have one of the columns {', '.join(_KEYS)}, "
+            f"it has {', '.join(table.column_names)}"
+        )
+    kind = pa.string() if named[0] == "uri" else pa.int64()
+    try:
+        return table.set_column(table.column_names.index(named[0]), named[0], table[named[0]].cast(kind))
+    except pa.ArrowInvalid as error:
+        raise CorpusError(f"{key}: {location}: column {named[0]} must hold {kind}") from error
+
+
+def read_metadata(location: str) -> pa.Table:
+    """Raises: CorpusError, also where two rows are about one image."""
+    table = read_rows_of("context.metadata", location)
+    key = _key_of(table)
+    counts = table[key].value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise CorpusError(f"context.metadata: {location} has several rows of {key} {twice[0]['values']}")
+    return table
+
+
+def with_known(corpus: Corpus, shards: Sequence[PlannedShard], known: Known) -> list[PlannedShard]:
+    """The shards, each with what is known of its items. Raises: CorpusError for a column that is missing."""
+    if not shards or (known.metadata is None and known.asked is None):
+        return list(shards)
+    groups = _Groups(corpus, known) if known.grouping else None
+    parts = [_rows(corpus, shard, groups) for shard in shards]
+    table = _described(pa.concat_tables(parts), known, groups)
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+    return [
+        replace(shard, context=_packed(table.slice(start, len(part))))
+        for shard, part, start in zip(shards, parts, starts, strict=False)
+    ]
+
+
+def with_context(rows: pa.Table, context: bytes) -> pa.Table:
+    """Plan rows and what is known of them: columns `metadata`, `asked`, `group`; then the guests."""
+    if not context:
+        return rows
+    known = pa.ipc.open_stream(context).read_all()
+    own = known.filter(pc.invert(known[GUEST]))
+    place = pc.index_in(rows["image_id"], own["image_id"].combine_chunks()).combine_chunks()
+    guests = known.filter(known[GUEST])
+    added = [name for name in known.column_names if name not in PLAN.names]
+    for name in added:
+        rows = rows.append_column(known.schema.field(name), own[name].combine_chunks().take(place))
+    return pa.concat_tables([rows, guests.select(rows.column_names).cast(rows.schema)])
+
+
+def _rows(corpus: Corpus, shard: PlannedShard, groups: "_Groups | None") -> pa.Table:
+    """The plan rows of a shard, and behind them those of its guests."""
+    rows = read_planned(corpus, shard).select([field.name for field in _GUESTS])
+    guests = groups.guests(rows["image_id"]) if groups else rows.slice(0, 0)
+    marks = np.repeat([False, True], [len(rows), len(guests)])
+    return pa.concat_tables([rows, guests]).append_column(GUEST, pa.array(marks))
+
+
+def _described(rows: pa.Table, known: Known, groups: "_Groups | None") -> pa.Table:
+    """The rows with what is known of them."""
+    described = rows
+    if known.metadata is not None:
+        described = described.append_column("metadata", _structs(rows, known.metadata))
+    if known.asked is not None:
+        described = described.append_column("asked", _lists(rows, known.asked))
+    if groups:
+        pairs = zip(rows["image_id"].to_pylist(), rows[GUEST].to_pylist(), strict=True)
+        members = [None if guest else groups.of(item) for item, guest in pairs]
+        described = described.append_column("group", pa.array(members, pa.list_(pa.int64())))
+    return described
+
+
+def _structs(rows: pa.Table, metadata: pa.Table) -> pa.Array:
+    key = _key_of(metadata)
+    columns = [name for name in metadata.column_names if name != key]
+    place = pc.index_in(rows[key], metadata[key].combine_chunks()).combine_chunks()
+    values = [metadata[name].combine_chunks() for name in columns]
+    return pa.StructArray.from_arrays(values, names=columns).take(place)
+
+
+def _lists(rows: pa.Table, asked: pa.Table) -> pa.Array:
+    key = _key_of(asked)
+    found: dict[object, list[dict[str, str | None]]] = {}
+    for row in asked.to_pylist():
+        found.setdefault(row[key], []).append({"name": row.get("name"), "question": row["question"]})
+    return pa.array([found.get(one, []) for one in rows[key].to_pylist()], ASKED)
+
+
+class _Groups:
+    """Which images of the corpus belong together. The first of a group is asked about all of them."""
+
+    def __init__(self, corpus: Corpus, known: Known) -> None:
+        assert known.metadata is not None
+        assert known.grouping is not None
+        self._plan = pa.concat_tables(_plan_rows(corpus))
+        columns = [known.grouping.by, known.grouping.order]
+        for column in columns:
+            if column not in known.metadata.column_names:
+                allowed = ", ".join(known.metadata.column_names)
+                raise CorpusError(f"context.metadata has no column {column}, it has {allowed}")
+        values = _structs(self._plan, known.metadata)
+        table = pa.table(
+            {"id": self._plan["image_id"], "by": values.field(columns[0]), "order": values.field(columns[1])}
+        ).drop_null()
+        ordered = table.sort_by([("by", "ascending"), ("order", "ascending"), ("id", "ascending")])
+        grouped = ordered.group_by("by", use_threads=False).aggregate([("id", "list")])["id_list"].to_pylist()
+        self._of = {members[0]: members for members in grouped}
+
+    def of(self, anchor: int) -> list[int] | None:
+        """All members, in order, of the group that this image is the first of."""
+        return self._of.get(anchor)
+
+    def guests(self, ids: pa.ChunkedArray) -> pa.Table:
+        """Plan rows of members that are not among these images."""
+        own = set(ids.to_pylist())
+        missing = {member for item in own for member in self.of(item) or ()} - own
+        chosen = pc.is_in(self._plan["image_id"], pa.array(sorted(missing), pa.int64()))
+        return self._plan.filter(chosen)
+
+
+def _plan_rows(corpus: Corpus) -> Iterator[pa.Table]:
+    for shard in planned_shards(corpus):
+        yield read_planned(corpus, shard).select([field.name for field in _GUESTS])
+
+
+def _key_of(table: pa.Table) -> str:
+    return next(name for name in _KEYS if name in table.column_names)
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
