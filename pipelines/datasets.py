@@ -139,7 +139,7 @@ def _captions(config: NightlyConfig) -> ModelProduct:
     assert config.captioner is not None
     what, name = config.captioner.what, f"captions/{config.captioner.name}"
     needs = tuple(_given(config, column) for column in generator_needs(what.generator))
-    identity = _generation(config, config.captioner, prompt=what.prompt)
+    identity = _generation(config, config.captioner, prompt=what.prompt, checks=asdict(what.checks))
     info = DatasetInfo.of(name, schemas.CAPTIONS, identity, model=what.generator.model)
     view = caption_view(what)
     stage = partial(CaptionImages, what, config.captioner.how, view_name(view))

@@ -114,7 +114,7 @@ def _choose_pictures(night: Night) -> list[int]:
 def _pictures(night: Night, ids: Sequence[int]) -> tuple[Picture, ...]:
     thumbnails = _thumbnails(night, ids)
     uris = night.corpus.read_rows(ITEMS, ids, ["uri"])["uri"].to_pylist()
-    captions = _column(night, "captions", ids, "caption")
+    captions = _captions(night, ids)
     answers = _answers(night, ids)
     return tuple(
         Picture(shown, uri, item, caption, answers.get(item, ()))
@@ -125,6 +125,12 @@ def _pictures(night: Night, ids: Sequence[int]) -> tuple[Picture, ...]:
 
 def _dataset(night: Night, kind: str) -> str | None:
     return next((name for name, product in night.wanted.items() if product.kind == kind), None)
+
+
+def _captions(night: Night, ids: Sequence[int]) -> list[str | None]:
+    """Only what stands as a caption: a loop or a refusal, whose status is not `ok`, is none."""
+    statuses, texts = (_column(night, "captions", ids, column) for column in ("status", "caption"))
+    return [text if status == Status.OK else None for status, text in zip(statuses, texts, strict=True)]
 
 
 def _column(night: Night, kind: str, ids: Sequence[int], column: str) -> list[Any]:
@@ -141,12 +147,17 @@ def _answers(night: Night, ids: Sequence[int]) -> dict[int, tuple[Answer, ...]]:
     if dataset is None:
         return found
     for shard in sorted({shard_of(item) for item in ids}):
-        table = night.corpus.read_shard(dataset, shard, ["image_id", "question", "answer"])
+        columns = ["image_id", "question", "answer", "status"]
+        table = night.corpus.read_shard(dataset, shard, columns)
         wanted = table.filter(pc.is_in(table["image_id"], pa.array(ids, pa.int64())))
         for row in wanted.to_pylist():
-            answer = Answer(row["question"], row["answer"] or "")
+            answer = Answer(row["question"], _said(row["status"], row["answer"]))
             found[row["image_id"]] = (*found.get(row["image_id"], ()), answer)
     return found
+
+
+def _said(status: str, answer: str | None) -> str:
+    return (answer or "") if status == Status.OK else f"({status})"
 
 
 def _thumbnails(night: Night, ids: Sequence[int]) -> dict[int, str | None]:

@@ -13,7 +13,7 @@ from pipelines.index_jobs import SearchConfig
 from pipelines.nearest import Nearest, Wanted
 from stages.index.search import Neighbours
 from stages.index.vectors import Ids, Vectors
-from stages.schemas import shard_of
+from stages.schemas import Status, shard_of
 
 
 def search(config: SearchConfig) -> list[Hit]:
@@ -92,12 +92,12 @@ class Searcher:
         ]
 
     def _caption(self, item: int) -> str | None:
-        """None where the picture has none, or its shard was not captioned yet."""
+        """None where the picture has none that is `ok`, or its shard was not captioned yet."""
         dataset = self._captions
         if dataset is None or shard_of(item) not in self._captioned:
             return None
-        caption = self._corpus.read_rows(dataset, [item], ["caption"])["caption"][0].as_py()
-        return None if caption is None else str(caption)
+        row = self._corpus.read_rows(dataset, [item], ["caption", "status"]).to_pylist()[0]
+        return str(row["caption"]) if row["status"] == Status.OK else None
 
     @cached_property
     def _captions(self) -> str | None:

@@ -1,18 +1,20 @@
 """One caption for every picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from stages.base import unpack_views, with_notes
+from stages.generators.asking import ask, retried
 from stages.generators.backends import generator_view, load_generator
+from stages.generators.checks import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.protocol import Generator, Request, generate_matched
-from stages.generators.records import failed, finished
+from stages.generators.protocol import Generator, Request
+from stages.generators.records import failed, recorded
 from stages.resize import ResizeConfig
 from stages.schemas import CAPTION_COLUMN
 
-VERSION = 2
+VERSION = 3
 """Part of the fingerprint: raised whenever the same config gives other captions."""
 
 
@@ -23,6 +25,7 @@ class CaptionConfig:
     generator: GeneratorConfig
     prompt: str = "describe the image."
     answer_prompt: str = "{question}"  # the same model's prompt for a question
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", self.prompt.strip())
@@ -37,24 +40,25 @@ class CaptionImages:
     """(rows with the view of `caption_view`, `status`, `error`) -> the same rows + `caption`.
 
     `caption` is a CAPTION_COLUMN struct in every row. Its text is null where the view is null, and the status
-    then is the item's, and where the model fails on the picture. Raises: ModelLoadError; GenerationError, and
-    what the model raises, if on any picture.
+    then is the item's, and where the model fails on the picture. A text that the checks find fault with stays
+    beside its status. Raises: ModelLoadError; GenerationError, and what the model raises, if on any picture.
     """
 
     def __init__(self, config: CaptionConfig, run: GeneratorRun, view: str) -> None:
         self._generator: Generator = load_generator(config.generator, run)
-        self._prompt, self._view = config.prompt, view
+        self._prompt, self._checks, self._view = config.prompt, config.checks, view
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         images = unpack_views(shard, self._view)
         requests = [
             Request(row, (image,), self._prompt) for row, image in enumerate(images) if image is not None
         ]
-        results = {result.id: result for result in generate_matched(self._generator, requests)}
+        outcomes = ask(self._generator, requests, self._checks)
+        found = {request.id: outcome for request, outcome in zip(requests, outcomes, strict=True)}
         items = zip(shard.column("status").to_pylist(), shard.column("error").to_pylist(), strict=True)
         captions = [
-            finished(results[row], "caption") if row in results else failed(status, error)
+            recorded(found[row], "caption") if row in found else failed(status, error)
             for row, (status, error) in enumerate(items)
         ]
         made = shard.append_column("caption", pa.array(captions, CAPTION_COLUMN))
-        return with_notes(made, self._generator.notes)
+        return with_notes(made, [*self._generator.notes, *retried(outcomes)])

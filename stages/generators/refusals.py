@@ -44,10 +44,12 @@ def refusal_in(text: str, more: tuple[str, ...] = ()) -> str | None:
     the picture") declines nothing.
     """
     start = " ".join(text[:_START].replace(_RIGHT_QUOTE, "'").split()).lstrip("\"'*#> \u201c")
-    found = _pattern(more).match(start)
+    found = next(filter(None, (pattern.match(start) for pattern in _patterns(more))), None)
     return found[0][:80] if found else None
 
 
 @cache
-def _pattern(more: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in (*_ENGLISH, *_CHINESE, *more)), re.IGNORECASE)
+def _patterns(more: tuple[str, ...]) -> list[re.Pattern[str]]:
+    """Each on its own: a pattern may begin with flags."""
+    known = "|".join(f"(?:{pattern})" for pattern in (*_ENGLISH, *_CHINESE))
+    return [re.compile(pattern, re.IGNORECASE) for pattern in (known, *more)]

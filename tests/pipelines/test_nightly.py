@@ -14,6 +14,7 @@ import pytest
 from pipelines import cli
 from pipelines.corpus import LOCK, Corpus
 from pipelines.index.layout import current_generation, read_generation
+from pipelines.search import Searcher
 from stages.pocket import language
 from stages.pocket.corpus import Written, write_broken, write_pictures
 from stages.schemas import row_of, shard_of
@@ -349,6 +350,23 @@ def test_nightly_with_too_many_rejects_is_done_and_ends_with_code_3(photos: Phot
     folder = tmp_path / "corpus"
     assert _nightly(photos.folder / "broken", folder, "cluster=local", "tracking=off") == 3
     assert len(Corpus(str(folder)).read_shard("captions/pocket", 0)) == BROKEN
+
+
+def test_nightly_whose_captions_are_all_refusals_keeps_them_apart_and_ends_with_code_3(
+    photos: Photos, small_shards: object, tmp_path: Path
+) -> None:
+    folder = tmp_path / "corpus"
+    words = ("cluster=local", "tracking=off", "captioner.what.checks.refusal_patterns=[.+]")
+    assert _nightly(photos.folder, folder, *words, "max_reject_ratio=0.9") == 3
+    corpus = Corpus(str(folder))
+    rows = [row for row in _read(corpus, "captions/pocket").to_pylist() if row["caption"]]
+    assert {row["status"] for row in rows} == {"refused"}
+    found = Searcher(corpus, "pocket").text("a picture", 4)
+    assert found
+    assert {hit.caption for hit in found} == {None}
+    (page,) = folder.glob("runs/*/report.html")
+    assert "refused" in page.read_text()
+    assert "No caption" in page.read_text()
 
 
 def test_nightly_over_an_empty_folder_says_so_and_makes_no_shards(tmp_path: Path) -> None:

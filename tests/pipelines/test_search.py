@@ -250,6 +250,18 @@ def test_searcher_caption_not_made_yet_is_none(tmp_path: Path) -> None:
     assert Searcher(made.corpus, "tiny").image(str(made.files[0]), 1)[0].caption is None
 
 
+def test_searcher_caption_that_is_a_loop_is_none(tmp_path: Path) -> None:
+    made = _make(tmp_path)
+    rows = made.corpus.read_shard("captions/tiny", 0).to_pylist()
+    loops = [{**row, "status": "repetitive", "error": "it goes round"} for row in rows]
+    made.corpus.drop("captions/tiny")
+    made.corpus.claim(DatasetInfo.of("captions/tiny", schemas.CAPTIONS, {}))
+    made.corpus.write_shard("captions/tiny", 0, pa.Table.from_pylist(loops, schemas.CAPTIONS))
+
+    assert rows[0]["caption"]
+    assert Searcher(made.corpus, "tiny").image(str(made.files[0]), 1)[0].caption is None
+
+
 def test_searcher_embeddings_of_another_model_are_refused(tmp_path: Path) -> None:
     made = _make(tmp_path)
     info = made.corpus.info("embeddings/tiny")

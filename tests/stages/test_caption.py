@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,6 +7,7 @@ import pytest
 from stages.base import pack_views, view_column
 from stages.caption import CaptionConfig, CaptionImages, caption_view
 from stages.checkpoints import Device
+from stages.generators.checks import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.resize import Policy
 from stages.schemas import CAPTION_COLUMN
@@ -89,3 +91,12 @@ def test_captions_another_prompt_gives_other_texts(captions: CaptionImages, conf
 def test_caption_view_fits_the_model(config: CaptionConfig) -> None:
     view = caption_view(config)
     assert (view.policy, view.size, view.upscale) == (Policy.FIT, 32, False)
+
+
+def test_captions_text_with_a_fault_is_kept_beside_its_status(config: CaptionConfig) -> None:
+    checks = ChecksConfig(refusal_patterns=("(?s).+",))
+    made = CaptionImages(replace(config, checks=checks), RUN, "small")(shard())["caption"].to_pylist()
+    unchecked = CaptionImages(config, RUN, "small")(shard())["caption"].to_pylist()
+    assert [row["status"] for row in made] == ["refused"] * 2 + ["truncated"] + ["refused"] * 3 + ["empty"]
+    assert [row["caption"] for row in made] == [row["caption"] for row in unchecked]
+    assert all(row["error"] for row in made)
