@@ -18,6 +18,9 @@ from stages.caption import CaptionImages, caption_view
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.embed import EmbedImages, embedding_dim, encoder_view
 from stages.generators.backends import generator_identity, generator_needs
+from stages.questions.columns import answers_schema
+from stages.questions.files import load_questions
+from stages.questions.plan import QuestionPlan
 from stages.resize import ResizeConfig
 
 
@@ -82,8 +85,10 @@ def products(config: NightlyConfig) -> dict[str, Product]:
         with _named("captioner.what"):
             found.append(_captions(config))
     if config.answering is not None and config.asks:
+        with _named("questions"):
+            plan = load_questions(config.questions)
         with _named("answerer.what" if config.answerer else "captioner.what"):
-            found.append(_answers(config, config.answering))
+            found.append(_answers(config, config.answering, plan))
     return {product.name: product for product in found}
 
 
@@ -146,15 +151,21 @@ def _captions(config: NightlyConfig) -> ModelProduct:
     return ModelProduct(info, Output(name, schemas.CAPTIONS, "caption"), view, stage, needs)
 
 
-def _answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
-    name = f"answers/{config.answers or writer.name}"
-    what = AnswerConfig(generator=writer.what.generator, questions=config.questions)
-    needs = tuple(_given(config, column) for column in generator_needs(what.generator))
-    identity = _generation(config, writer, questions=config.questions, answers={"version": answer.VERSION})
-    info = DatasetInfo.of(name, schemas.ANSWERS, identity, model=what.generator.model)
-    view = answer_view(what)
-    stage = partial(AnswerQuestions, what, writer.how, view_name(view))
-    return ModelProduct(info, Output(name, schemas.ANSWERS, "answers"), view, stage, needs)
+def _answers(config: NightlyConfig, writer: Captioner, plan: QuestionPlan) -> ModelProduct:
+    name, own = f"answers/{config.answers or writer.name}", config.context.questions is not None
+    what = AnswerConfig(writer.what.generator, plan, writer.what.answer_prompt, asked=own)
+    columns = dict.fromkeys(generator_needs(what.generator))
+    columns |= dict.fromkeys(["caption"] if plan.needs.captions else [])
+    columns |= dict.fromkeys(f"text:{one}" for one in plan.needs.texts)
+    asked = {"version": answer.VERSION, "prompt": what.prompt, "checks": asdict(what.checks), **asdict(plan)}
+    schema = answers_schema(plan)
+    info = DatasetInfo.of(
+        name, schema, _generation(config, writer, answers=asked), model=what.generator.model
+    )
+    stage = partial(AnswerQuestions, what, writer.how, view_name(answer_view(what)))
+    needs = tuple(_given(config, column) for column in columns)
+    output = Output(name, schema, "answers")
+    return ModelProduct(info, output, answer_view(what), stage, needs, grouped=plan.needs.group is not None)
 
 
 def _given(config: NightlyConfig, column: str) -> Given:

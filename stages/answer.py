@@ -1,39 +1,52 @@
-"""Answers to the same questions about every picture."""
+"""Answers to questions about every picture, and about groups of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from stages.base import Image, unpack_views, with_notes
+from stages.base import with_notes
+from stages.generators.asking import Outcome, ask, retried
 from stages.generators.backends import generator_view, load_generator
+from stages.generators.checks import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.protocol import Generator, Request, generate_matched
-from stages.generators.records import failed, finished
+from stages.generators.protocol import Generator, Result
+from stages.generators.records import finished
+from stages.questions.columns import answers_column
+from stages.questions.knowledge import Knowledge, Terms
+from stages.questions.plan import DISCLAIMER, Question, QuestionPlan
+from stages.questions.prompts import QUESTION
+from stages.questions.rounds import Asked, ask_all
+from stages.questions.rows import read_rows
+from stages.questions.typed import typed_answer
 from stages.resize import ResizeConfig
-from stages.schemas import ANSWERS_COLUMN
+from stages.schemas import Status
 
-VERSION = 2
+VERSION = 3
 """Part of the fingerprint: raised whenever the same config gives other answers."""
-
-QUESTION = "{question}"
 
 
 @dataclass(frozen=True)
 class AnswerConfig:
-    """What is asked, and of which model: everything here changes the answers."""
+    """What is asked, and of which model: everything here changes the answers.
+
+    `asked`: whether pictures bring questions of their own, in the column `asked`.
+    """
 
     generator: GeneratorConfig
-    questions: tuple[str, ...]
+    plan: QuestionPlan
     prompt: str = QUESTION  # every `{question}` in it becomes the question; nothing else is replaced
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
+    knowledge: Knowledge | None = None
+    asked: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "questions", tuple(question.strip() for question in self.questions))
-        if not self.questions or not all(self.questions):
-            raise ValueError(f"answers.questions must be one text or more, got {list(self.questions)}")
+        if not self.plan.questions and not self.asked:
+            raise ValueError("questions must be one text or more, got none")
         if QUESTION not in self.prompt:
-            raise ValueError(f"answers.prompt must hold {QUESTION}, got {self.prompt!r}")
+            raise ValueError(f"answer_prompt must hold {QUESTION}, got {self.prompt!r}")
 
 
 def answer_view(config: AnswerConfig) -> ResizeConfig:
@@ -44,41 +57,71 @@ def answer_view(config: AnswerConfig) -> ResizeConfig:
 class AnswerQuestions:
     """(rows with the view of `answer_view`, `status`, `error`) -> the same rows + `answers`.
 
-    `answers` is an ANSWERS_COLUMN list in every row: one struct a question, in the order of the config,
-    `question_id` its place in there. Answers are null where the view is null, and their status then is the
-    item's, and where the model fails on the picture. Raises: ModelLoadError; GenerationError, and what the
-    model raises, if on any picture.
+    Reads what `config.plan.needs` says besides: `caption` (CAPTION_COLUMN), `text:ocr` (string), `tags`
+    (list<string>), `metadata` (struct), `group` (list<int64>: on the first picture of a group the ids of all
+    its pictures in order) with `image_id`, `guest` (bool); and `asked` (list<struct<name, question>>) where
+    the config says so.
+
+    `answers` is a list of `answers_column(plan)` in every row: one struct for each question that was asked,
+    in the order of the plan, the picture's own ones last, `question_id` its place. A question about a group
+    has its answer at the group's first picture and none at the others; a guest has an empty list. An answer
+    is null where its picture is, and its status then is the item's; and where what the question needs is
+    missing (`not_asked`). Answers do not depend on other rows but those of their group.
+
+    Raises: ModelLoadError; ValueError for a column that is missing; GenerationError, and what the model
+    raises, if on any picture.
     """
 
     def __init__(self, config: AnswerConfig, run: GeneratorRun, view: str) -> None:
         self._generator: Generator = load_generator(config.generator, run)
-        self._questions, self._view = config.questions, view
-        self._prompts = [config.prompt.replace(QUESTION, question) for question in config.questions]
+        self._config, self._view = config, view
+        self._column = answers_column(config.plan)
+        self._terms = None if config.knowledge is None else Terms(config.knowledge)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        requests = self._requests(unpack_views(shard, self._view))
-        results = {result.id: result for result in generate_matched(self._generator, requests)}
-        items = zip(shard.column("status").to_pylist(), shard.column("error").to_pylist(), strict=True)
-        answers: list[list[dict[str, Any]]] = []
-        for row, (status, error) in enumerate(items):
-            found = [results.get(self._id(row, number)) for number in range(len(self._questions))]
-            answers.append(
-                [
-                    {"question_id": number, "name": str(number), "question": question}
-                    | (finished(result, "answer") if result else failed(status, error))
-                    for number, (question, result) in enumerate(zip(self._questions, found, strict=True))
-                ]
-            )
-        made = shard.append_column("answers", pa.array(answers, ANSWERS_COLUMN))
-        return with_notes(made, self._generator.notes)
+        config = self._config
+        rows = read_rows(shard, self._view, config.plan.needs, config.asked)
+        asking = partial(ask, self._generator, checks=config.checks)
+        asked = ask_all(rows, config.plan, config.prompt, asking)
+        answers = [[self._answer(one) for one in own] for own in asked]
+        made = shard.append_column("answers", pa.array(answers, self._column))
+        outcomes = [one.outcome for own in asked for one in own if one.outcome]
+        return with_notes(made, [*self._generator.notes, *retried(outcomes)])
 
-    def _requests(self, images: Sequence[Image | None]) -> list[Request]:
-        return [
-            Request(self._id(row, number), (image,), prompt)
-            for row, image in enumerate(images)
-            if image is not None
-            for number, prompt in enumerate(self._prompts)
-        ]
+    def _answer(self, one: Asked) -> dict[str, Any]:
+        assert one.outcome
+        outcome, columns = _typed(one.question, one.outcome)
+        answer = {
+            "question_id": one.question_id,
+            "name": one.name,
+            "question": one.text,
+            "images": one.images,
+            **_recorded(outcome),
+            **columns,
+        }
+        if self._terms and outcome.result:
+            answer["knowledge"] = self._terms.facts(_readable(outcome, outcome.result))
+        return answer
 
-    def _id(self, row: int, number: int) -> int:
-        return row * len(self._questions) + number
+
+def _typed(question: Question | None, outcome: Outcome) -> tuple[Outcome, dict[str, Any]]:
+    """The columns that are the question's own. Numbers that no column can hold make the answer invalid."""
+    columns: dict[str, Any] = {}
+    if question and question.disclaimer:
+        columns[DISCLAIMER] = question.disclaimer
+    if question and question.answer_schema and outcome.status is Status.OK:
+        try:
+            columns[question.name] = typed_answer(question.answer_schema).convert(outcome.data)
+        except ValueError as error:
+            return replace(outcome, status=Status.INVALID_JSON, error=str(error), data=None), columns
+    return outcome, columns
+
+
+def _recorded(outcome: Outcome) -> dict[str, Any]:
+    ended = {"status": outcome.status.value, "error": outcome.error}
+    return ended if outcome.result is None else finished(outcome.result, "answer") | ended
+
+
+def _readable(outcome: Outcome, result: Result) -> str:
+    """What terms are looked for in: JSON may hide letters behind escapes."""
+    return result.text if outcome.data is None else json.dumps(outcome.data, ensure_ascii=False)

@@ -21,6 +21,7 @@ class Status(StrEnum):
     CRASHED = "crashed"  # the process that decoded it died of it, twice
     TIMEOUT = "timeout"  # decoding it took longer than allowed, twice
     FAILED = "failed"  # the model raises on it, and not on a blank picture
+    NOT_ASKED = "not_asked"  # what the question needs is not there: a caption, metadata, what it follows
     UNANSWERED = "unanswered"  # the server has no answer to it, however often it was asked
     NO_TEXT = "no_text"  # the model ends before the first letter
     NO_ANSWER = "no_answer"  # the model thinks, and never gets to its answer

@@ -8,6 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stages.generators.protocol import clean
+
+TAGGED_CHARS = 4000
+"""Longest value between tags, in characters: about a thousand tokens. One that is cut ends with …"""
+
 # The template's own lines, however they are spaced or capitalised, in plain, wide or Chinese brackets.
 _FENCE = re.compile(
     r"[\[\uff3b\u3010](?=\s*(?:file\s*name|file\s*content\s*(?:begin|end)|webpage\s*\d+\s*(?:begin|end))\s*[\]\uff3d\u3011])",
@@ -18,6 +23,9 @@ _FENCE = re.compile(
 _MARK = re.compile(r"<(?=[/|\uff5c]?[A-Za-z_|\uff5c][^<>\s]{0,40}>)")
 # And those of Llama 2 and Mistral: [INST], [/INST], [IMG], <<SYS>>.
 _CAPITALS = re.compile(r"\[(?=/?[A-Z][A-Z_]{2,20}\])|<(?=</?SYS>>)")
+
+# Whatever could be read as a tag; also after the wide and the small sign, which models read alike.
+_TAG = re.compile("[<\uff1c\ufe64](?=[^\\s\\d=])")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,13 @@ def file_prompt(files: Sequence[File], question: str, marks: Iterable[str] = ())
         for file in files
     )
     return f"{''.join(blocks)}{question}"
+
+
+def tagged(name: str, text: str) -> str:
+    """`<name>text</name>`, and in it no control character, no tag and no mark of a prompt's structure."""
+    inside = _TAG.sub(lambda found: f"{found[0]} ", neutral(clean(text)))
+    cut = inside if len(inside) <= TAGGED_CHARS else f"{inside[: TAGGED_CHARS - 1]}…"
+    return f"<{name}>{cut}</{name}>"
 
 
 def described(known: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, encoder_view
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.pocket.corpus import write_broken, write_pictures
+from stages.questions.files import load_questions
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import ANSWERS_COLUMN, CAPTION_COLUMN, PLAN, embedding_column, image_id
 from stages.sources.folder import FolderConfig, FolderRun, ReadFolder, list_folder, open_folder
@@ -65,7 +66,9 @@ CASES = [
     Case(
         "answer",
         lambda _: AnswerQuestions(
-            AnswerConfig(GENERATOR, ("how many objects are there?", "what kind of picture is this?")),
+            AnswerConfig(
+                GENERATOR, load_questions(["how many objects are there?", "what kind of picture is this?"])
+            ),
             GeneratorRun(batch_size=4, threads=1),
             "captioner",
         ),

@@ -17,6 +17,7 @@ from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FailedRequest, Request, Result
+from stages.questions.files import load_questions
 from stages.schemas import Status
 from tests.stages.generators.tiny_models import KINDS, photographs, save_model
 from tests.stages.poison import fault, is_white, on_white, white
@@ -160,7 +161,7 @@ def test_captions_of_a_model_that_fails_on_a_picture_say_so(tmp_path: Path) -> N
 def test_answers_of_a_model_that_fails_on_a_picture_say_so(tmp_path: Path) -> None:
     generator = GeneratorConfig(str(save_model(tmp_path, "llava")), max_new_tokens=4)
     run = GeneratorRun(batch_size=4, device=Device.CPU, threads=1)
-    stage = AnswerQuestions(AnswerConfig(generator, PROMPTS), run, "small")
+    stage = AnswerQuestions(AnswerConfig(generator, load_questions(PROMPTS)), run, "small")
     with fault(CONVOLUTION, raises=on_white), fault(*TEXT_LAYERS, raises=room_for(1)):
         made = stage(_shard(pictures(1)))
     rows = made["answers"].to_pylist()

@@ -1,0 +1,1 @@
+"""Questions, and what becomes of their answers: pure functions on plain values."""
