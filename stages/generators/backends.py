@@ -8,6 +8,7 @@ from stages.checkpoints import ModelLoadError, resolve, weights_digest
 from stages.generators import image_text_to_text
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees
 from stages.generators.protocol import Generator
+from stages.generators.server.served import ServedModel, server_view
 from stages.resize import ResizeConfig
 
 
@@ -17,6 +18,8 @@ def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
     match config.backend:
         case Backend.TRANSFORMERS:
             return image_text_to_text.ImageTextToText(config, run)
+        case Backend.OPENAI:
+            return ServedModel(config, run)
     raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
 
 
@@ -25,6 +28,8 @@ def generator_view(config: GeneratorConfig) -> ResizeConfig:
     match config.backend:
         case Backend.TRANSFORMERS:
             return image_text_to_text.picture_view(config)
+        case Backend.OPENAI:
+            return server_view(config)
     raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
 
 
@@ -37,7 +42,9 @@ def generator_needs(config: GeneratorConfig) -> tuple[str, ...]:
 def generator_identity(config: GeneratorConfig) -> dict[str, Any]:
     """What identifies the texts: settings, and weights by their digest, not by where they lie.
 
-    Raises: ModelLoadError.
+    Of a served model its name, wherever the server is: nobody sees its weights. Raises: ModelLoadError.
     """
+    if config.backend is Backend.OPENAI:
+        return asdict(config)
     settings = {key: value for key, value in asdict(config).items() if key not in ("model", "revision")}
     return {**settings, "weights": weights_digest(resolve(config.model, config.revision))}

@@ -57,6 +57,9 @@ class ReasonerConfig:
 class ServerConfig:
     sees: Sees = Sees.IMAGE
     jpeg_quality: int = 90  # of the pictures in data URLs
+    thinks: bool = (
+        False  # the model thinks first, also where its text holds no <think>: R1 behind a plain server
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
@@ -99,14 +102,14 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class ServerRun:
-    """How a server is asked; limits are those of the whole run, whatever the number of actors."""
+    """How a server is asked. Requests, tokens and money count for the whole run, over all its actors."""
 
     url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable with the key, which is never stored
-    max_concurrency: int = 64
+    max_concurrency: int = 64  # requests that one actor has under way
     requests_per_s: float | None = None
     tokens_per_minute: int | None = None
-    deadline_s: float = 300.0  # of one request, all its attempts included
+    deadline_s: float = 300.0  # of one request, all its attempts included, from when it is first sent
     timeout_s: float = 120.0  # of one attempt
     max_tokens_total: int | None = None  # of one run; when they are spent it ends, to be resumed
     max_cost: float | None = None  # likewise, in the currency of the prices
