@@ -20,8 +20,9 @@ from pipelines.interrupt import EXIT_CODE
 from pipelines.tracking import TrackingConfig, store_of
 from stages.pocket.corpus import write_pictures
 
-# 20 pictures, each under 52 names: three shards in 2 s of drawing.
-PICTURES, NAMES, SEED = 20, 52, 61
+# 20 pictures, each under 76 names: three shards in 2 s of drawing, of which the last is nearly full too, so
+# that a signal at the second shard comes long before the end.
+PICTURES, NAMES, SEED = 20, 76, 61
 PROMISED_S = 10.0
 # Starting Ray takes 5 s alone on 2 cores, and 40 s beside other tests.
 DEADLINE_S = 180.0
