@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.changes import Gone
 from pipelines.corpus import Corpus, CorpusError, RowMissingError
 from pipelines.index.opened import Opened, open_index
+from pipelines.index.reading import dataset_of
 from pipelines.vectors import StoredVectors
 from pipelines.where import ids_of, parse_where
 from stages.index.exact import ExactSearch
@@ -73,7 +74,7 @@ class Nearest:
         import torch  # noqa: F401  before faiss, whose OpenMP is another one
 
         self.wanted = wanted or Wanted()
-        self._corpus, self._dataset = corpus, f"embeddings/{name}"
+        self._corpus, self._dataset = corpus, dataset_of(name)
         self.opened = open_index(corpus, name)
         info = corpus.info(self._dataset)
         if info is None or info.fingerprint != self.opened.meta.embeddings:

@@ -25,7 +25,7 @@ from pipelines.index.opened import open_parts
 from pipelines.index.parts import merge
 from pipelines.index.queries import make_queries
 from pipelines.index.reading import dataset_of, dim_of
-from pipelines.index.stock import Stock, holds_gone, take_stock
+from pipelines.index.stock import Stock, gone_since, take_stock
 from pipelines.index.survey import Survey
 from pipelines.index.templates import find_template
 from pipelines.index.training import kept_survey, train
@@ -201,7 +201,7 @@ def _merge(job: Job, start: _Start, units: Sequence[str], added: int) -> tuple[s
 
 def _is_fold_due(job: Job, start: _Start, added: int) -> bool:
     parts, config = start.stock.parts, job.config
-    if job.wishes.drop_gone and holds_gone(job.corpus, job.name, parts, start.gone):
+    if job.wishes.drop_gone and gone_since(job.corpus, job.name, parts, start.gone):
         return True
     base, *deltas = (record.rows for record in parts.values())
     if start.stock.new:

@@ -1,21 +1,18 @@
 """What a person is told of an index."""
 
-import numpy as np
-
 from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
 from pipelines.index.layout import (
     META,
-    PARTS,
     Generation,
     current_generation,
     names,
     read_generation,
-    read_part,
+    read_parts,
     read_template,
 )
 from pipelines.index.opened import of_current
-from pipelines.index.parts import left_out, of_shards
+from pipelines.index.stock import gone_since
 from pipelines.index_facts import IndexFacts
 from stages.index.curve import Measured
 from stages.index.damage import IndexDamaged
@@ -41,7 +38,7 @@ def facts_of(corpus: Corpus, name: str, generation: str) -> IndexFacts:
         template=meta.template,
         trained_on=read_template(corpus, name, meta.template).trained_on,
         deltas=len(meta.parts) - 1,
-        tombstones=_gone_since(corpus, name, meta),
+        tombstones=gone_since(corpus, name, read_parts(corpus, name, meta), tombstones(corpus)),
         drift=meta.drift,
         measured=measured,
     )
@@ -55,14 +52,3 @@ def measured_of(meta: Generation, path: str) -> Measured | None:
         return Measured.from_dict(meta.measured)
     except ValueError as error:
         raise IndexDamaged(f"{path} does not hold a recall: {error}") from error
-
-
-def _gone_since(corpus: Corpus, name: str, meta: Generation) -> int:
-    gone = tombstones(corpus)
-    if not len(gone):
-        return 0
-    records = {part: read_part(corpus, name, (PARTS, part)) for part in meta.parts}
-    return sum(
-        len(np.setdiff1d(of_shards(gone, record.shards), left_out(corpus, name, part)))
-        for part, record in records.items()
-    )

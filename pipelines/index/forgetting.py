@@ -3,8 +3,8 @@
 from pipelines.corpus import Corpus
 from pipelines.flow import Backend, ClusterConfig
 from pipelines.index.build import Job, Wishes, build_index
-from pipelines.index.layout import PARTS, current_generation, read_generation, read_part, remove_unnamed
-from pipelines.index.stock import holds_gone
+from pipelines.index.layout import current_generation, read_generation, read_parts, remove_unnamed
+from pipelines.index.stock import gone_since
 from pipelines.index.workers import Crew
 from stages.index.config import IndexConfig
 from stages.index.vectors import Ids
@@ -16,8 +16,7 @@ def holds(corpus: Corpus, name: str, gone: Ids) -> bool:
     if current is None:
         return False
     meta = read_generation(corpus, name, current)
-    records = {part: read_part(corpus, name, (PARTS, part)) for part in meta.parts}
-    return holds_gone(corpus, name, records, gone)
+    return gone_since(corpus, name, read_parts(corpus, name, meta), gone) > 0
 
 
 def drop_gone(corpus: Corpus, name: str) -> None:

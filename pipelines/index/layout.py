@@ -144,6 +144,11 @@ def read_part(corpus: Corpus, name: str, place: Place) -> PartRecord:
     return _read(corpus, _part_record, "index", name, *place, PART)
 
 
+def read_parts(corpus: Corpus, name: str, meta: Generation) -> dict[str, PartRecord]:
+    """Those of a generation, by name. Raises: as `read_part`."""
+    return {part: read_part(corpus, name, (PARTS, part)) for part in meta.parts}
+
+
 def read_template(corpus: Corpus, name: str, template: str) -> TemplateRecord:
     """Raises: IndexDamaged; FileNotFoundError."""
     return _read(corpus, _template_record, "index", name, TEMPLATES, template, TEMPLATE)

@@ -16,7 +16,7 @@ from pipelines.index.layout import (
     current_generation,
     finished_generations,
     read_generation,
-    read_part,
+    read_parts,
     shards_in,
 )
 from pipelines.index.parts import is_whole, left_out, of_shards
@@ -100,7 +100,7 @@ def _read(corpus: Corpus, name: str, generation: str) -> tuple[Generation, dict[
     for part in meta.parts:
         if not is_whole(corpus, name, (PARTS, part)):
             raise IndexDamaged(f"{corpus.path('index', name, PARTS, part)} is not whole")
-    return meta, {part: read_part(corpus, name, (PARTS, part)) for part in meta.parts}
+    return meta, read_parts(corpus, name, meta)
 
 
 def _changed(record: TemplateRecord, embeddings: str, config: IndexConfig) -> str | None:
@@ -129,12 +129,12 @@ def _outgrown(meta: Generation, new_shards: int, dim: int, config: IndexConfig) 
 
 def is_foldable(corpus: Corpus, name: str, stock: Stock) -> bool:
     """Whether a merge would change anything. Raises: IndexDamaged."""
-    return len(stock.parts) > 1 or holds_gone(corpus, name, stock.parts, tombstones(corpus))
+    return len(stock.parts) > 1 or gone_since(corpus, name, stock.parts, tombstones(corpus)) > 0
 
 
-def holds_gone(corpus: Corpus, name: str, parts: Mapping[str, PartRecord], gone: Ids) -> bool:
-    """Whether any part may have a vector of an item that is gone. Raises: IndexDamaged."""
-    return any(
+def gone_since(corpus: Corpus, name: str, parts: Mapping[str, PartRecord], gone: Ids) -> int:
+    """Of how many of these items a part may have a vector. Raises: IndexDamaged."""
+    return sum(
         len(np.setdiff1d(of_shards(gone, record.shards), left_out(corpus, name, part)))
         for part, record in parts.items()
     )

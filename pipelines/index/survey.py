@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.corpus import Corpus, fingerprint
 from pipelines.index.kept import kept, pack_arrays, read_kept, unpack_arrays
 from pipelines.index.layout import ShardRange, ranges_of
-from pipelines.index.reading import read_batches
+from pipelines.index.reading import dataset_of, read_batches
 from pipelines.index.workers import Crew, run_tasks
 from stages.index.sample import BottomK, expected_bound, merge_samples
 from stages.index.vectors import Batch, Ids, Vectors
@@ -83,7 +83,7 @@ class Surveyor:
 def survey(surveyor: Surveyor, crew: Crew) -> Survey:
     """Reads all of embeddings/NAME once. The same result whatever the workers and their order."""
     corpus, name = surveyor.corpus, surveyor.name
-    shards = corpus.shards(f"embeddings/{name}")
+    shards = corpus.shards(dataset_of(name))
 
     def make() -> bytes:
         # Twice what is needed: rows without a vector count here, and would leave the sample too small.

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.encoders import RecordedEncoder, captions_of
+from pipelines.index.reading import dataset_of
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
 from stages.index.config import IndexConfig, IndexConfigError
@@ -66,7 +67,7 @@ def text_queries(corpus: Corpus, name: str, config: IndexConfig, held_out: Ids) 
 
 
 def _encoder(corpus: Corpus, name: str) -> RecordedEncoder:
-    info = corpus.info(f"embeddings/{name}")
+    info = corpus.info(dataset_of(name))
     if info is None:
         raise CorpusError(f"{corpus.location} has no embeddings/{name}")
     return RecordedEncoder(info)
