@@ -1,4 +1,4 @@
-"""Requests by picture: what is asked about each, so that it is encoded, and fails, once."""
+"""Requests by their pictures: what is asked about them, so that they are encoded, and fail, once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,42 +8,57 @@ import numpy as np
 from stages.base import Image
 from stages.batching import Failure
 from stages.generators.pictures import Key, picture_key
-from stages.generators.protocol import FailedRequest, Request
+from stages.generators.protocol import FailedRequest, Request, Sampling, Turn
 
 _GREY, _BLANK_SIDE = 127, 64
+_BLANK_PROMPT = 200  # letters: a prompt may be too long for the model, but not its beginning
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked, whatever the pictures."""
+
+    prompt: str
+    turns: tuple[Turn, ...] = ()
+    sampling: Sampling | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class AskedPicture:
-    """A picture, the distinct prompts about it, and for each the ids of the requests that ask it."""
+class AskedPictures:
+    """Pictures that belong together, or none, and the ids of the requests for each thing asked of them."""
 
-    key: Key
-    image: Image
-    prompts: Mapping[str, Sequence[int]]
+    keys: tuple[Key, ...]
+    images: tuple[Image, ...]
+    asks: Mapping[Ask, Sequence[int]]
 
     @property
     def ids(self) -> Iterator[int]:
-        return (id for ids in self.prompts.values() for id in ids)
+        return (id for ids in self.asks.values() for id in ids)
 
     def failed(self, failure: Failure) -> list[FailedRequest]:
         return [FailedRequest(id, failure.status, failure.error) for id in self.ids]
 
-    def blank(self) -> "AskedPicture":
-        """The same prompts about a small grey picture."""
+    def blank(self) -> "AskedPictures":
+        """The beginnings of the same prompts about as many small grey pictures."""
         grey = np.full((_BLANK_SIDE, _BLANK_SIDE, 3), _GREY, np.uint8)
-        return replace(self, key=picture_key(grey), image=grey)
+        asks = {
+            replace(ask, prompt=ask.prompt[:_BLANK_PROMPT], turns=()): ids for ask, ids in self.asks.items()
+        }
+        return AskedPictures((picture_key(grey),) * len(self.images), (grey,) * len(self.images), asks)
 
 
-def by_picture(requests: Sequence[Request]) -> list[AskedPicture]:
+def by_pictures(requests: Sequence[Request]) -> list[AskedPictures]:
     """Equal pictures are one, wherever they lie in memory."""
-    images: dict[Key, Image] = {}
-    prompts: dict[Key, dict[str, list[int]]] = {}
-    keys: dict[int, Key] = {}  # by object, so that a picture is digested once for all its prompts
+    images: dict[tuple[Key, ...], tuple[Image, ...]] = {}
+    asks: dict[tuple[Key, ...], dict[Ask, list[int]]] = {}
+    known: dict[int, Key] = {}  # by object, so that a picture is digested once for all its prompts
     for request in requests:
-        (image,) = request.images
-        if id(image) not in keys:
-            keys[id(image)] = picture_key(image)
-        key = keys[id(image)]
-        images.setdefault(key, image)
-        prompts.setdefault(key, {}).setdefault(request.prompt, []).append(request.id)
-    return [AskedPicture(key, image, prompts[key]) for key, image in images.items()]
+        for image in request.images:
+            if id(image) not in known:
+                known[id(image)] = picture_key(image)
+        keys = tuple(known[id(image)] for image in request.images)
+        ask = Ask(request.prompt, request.turns, request.sampling, request.schema)
+        images.setdefault(keys, request.images)
+        asks.setdefault(keys, {}).setdefault(ask, []).append(request.id)
+    return [AskedPictures(keys, images[keys], asks[keys]) for keys in images]

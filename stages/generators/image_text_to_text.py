@@ -1,27 +1,24 @@
 """Text about pictures, by any model that `AutoModelForImageTextToText` of transformers loads."""
 
 import functools
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stages.base import Image
 from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, quiet, read_json, resolve
-from stages.generators.asked import AskedPicture, by_picture
+from stages.generators import prefix
+from stages.generators.asked import Ask, AskedPictures, by_pictures
 from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.decoding import Decoder
 from stages.generators.loading import load_model
 from stages.generators.pictures import Encoded, Key, PictureEncoder, to_pil
 from stages.generators.prompts import Prompt, PromptRenderer
-from stages.generators.protocol import (
-    FailedRequest,
-    FinishReason,
-    GenerationError,
-    Request,
-    Result,
-)
-from stages.generators.sampling import GumbelNoise, row_seed
+from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
+from stages.generators.rows import Room, Row, by_start
 from stages.resize import Policy, ResizeConfig
 
 _LARGEST_SIDE = 1536
@@ -55,23 +52,6 @@ def _useful_side(folder: Path) -> int:
     return min(side, _LARGEST_SIDE)
 
 
-@dataclass(frozen=True, eq=False)
-class _Row:
-    """One prompt about one picture, for all requests that ask it.
-
-    `picture` is None where the model takes picture and prompt together.
-    """
-
-    ids: Sequence[int]
-    key: Key
-    image: Image
-    prompt: Prompt
-    picture: Encoded | None
-
-    def __len__(self) -> int:
-        return len(self.prompt) + (len(self.picture.tokens) if self.picture else 0)
-
-
 class ImageTextToText:
     """A `Generator` on a model in this process.
 
@@ -88,23 +68,26 @@ class ImageTextToText:
         self._loaded = load_model(config, run)
         self._model, self._processor = self._loaded.model, self._loaded.processor
         self._render = PromptRenderer(self._processor)
-        encoder = PictureEncoder(self._model, self._processor, run.max_kept_mb * 1_000_000)
+        self._decoder = Decoder(self._loaded, config)
         with torch.inference_mode(), quiet():
-            able = encoder.can_encode(self._render("a"), self._render("is it red?"))
-        self._encoder = encoder if able else None
-        self._batches = Batches[AskedPicture, list[Result]](
+            self._encoder = PictureEncoder(
+                self._model, self._processor, self._render, run.max_kept_mb * 1_000_000
+            )
+        self._shares = self._encoder.encodes and prefix.can_read(self._model)
+        self._picture_tokens = 0  # of a picture that is not encoded: the most so far
+        self._batches = Batches[AskedPictures, list[Result]](
             run.batch_size,
             self._answer,
-            AskedPicture.blank,
+            AskedPictures.blank,
             self._answer_on_cpu if run.on_oom is OnOom.CPU else None,
-            self._forget_pictures,
+            self._encoder.forget,
             fatal=(GenerationError, ModelLoadError),
         )
 
     @property
     def encodes_once(self) -> bool:
         """Whether requests that share a picture share its encoding."""
-        return self._encoder is not None
+        return self._encoder.encodes
 
     @property
     def notes(self) -> Sequence[str]:
@@ -113,45 +96,65 @@ class ImageTextToText:
     def generate(self, requests: Sequence[Request], /) -> list[Result | FailedRequest]:
         import torch
 
+        self._require_possible(requests)
         with torch.inference_mode(), quiet():
-            pictures = sorted(by_picture(requests), key=self._cost)
-            if self._encoder:
-                self._encoder.keep_only(picture.key for picture in pictures)
-            outcomes = self._batches.run(pictures)
+            asked = sorted(by_pictures(requests), key=self._cost)
+            self._encoder.want(key for one in asked for key in one.keys)
+            outcomes = self._batches.run(asked)
         self._render.forget()
         return [
             result
-            for picture, outcome in zip(pictures, outcomes, strict=True)
-            for result in (picture.failed(outcome) if isinstance(outcome, Failure) else outcome)
+            for one, outcome in zip(asked, outcomes, strict=True)
+            for result in (one.failed(outcome) if isinstance(outcome, Failure) else outcome)
         ]
 
-    def _cost(self, picture: AskedPicture) -> tuple[int, tuple[int, ...]]:
-        """By which pictures and prompts of similar size come together."""
-        return max(len(self._render(prompt)) for prompt in picture.prompts), picture.image.shape
+    def _require_possible(self, requests: Sequence[Request]) -> None:
+        """Raises: GenerationError for what is asked of the wrong model, whatever the pictures."""
+        needed = inspect.signature(self._model.generate).parameters.get("pixel_values")
+        blind = needed is None or needed.default is not inspect.Parameter.empty
+        chats = bool(self._processor.chat_template)
+        images = [image for one in requests for image in one.images]
+        faults = {
+            # Processors scale floats from 0 to 1 once more, in silence.
+            "takes uint8 pictures of RGB only": any(_is_odd(image) for image in images),
+            "takes no text without a picture": not blind and any(not one.images for one in requests),
+            "has no chat template, so it takes no earlier turns": (
+                not chats and any(one.turns for one in requests)
+            ),
+            "has no chat template, so it takes one picture a prompt": (
+                not chats and any(len(one.images) > 1 for one in requests)
+            ),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise GenerationError(f"{self._config.model} {fault}")
 
-    def _answer(self, pictures: Sequence[AskedPicture], limit: int) -> list[list[Result]]:
-        """For each picture the results of all that is asked about it; `limit` rows a batch at most."""
-        encoded = self._encode(pictures)
+    def _prompt(self, ask: Ask, asked: AskedPictures) -> Prompt:
+        return self._render(ask.prompt, ask.turns, len(asked.images))
+
+    def _cost(self, asked: AskedPictures) -> tuple[int, int, tuple[int, ...]]:
+        """By which pictures and prompts of similar size come together."""
+        longest = max(len(self._prompt(ask, asked)) for ask in asked.asks)
+        return len(asked.images), longest, asked.images[0].shape if asked.images else ()
+
+    def _answer(self, asked: Sequence[AskedPictures], limit: int) -> list[list[Result]]:
+        """For each the results of all that is asked; `limit` rows a batch at most."""
+        encoded = self._encode(asked, limit)
         rows = [
-            _Row(ids, picture.key, picture.image, self._render(prompt), encoded.get(picture.key))
-            for picture in pictures
-            for prompt, ids in picture.prompts.items()
+            Row(ids, one, ask, self._prompt(ask, one), _encoded(one, encoded))
+            for one in asked
+            for ask, ids in one.asks.items()
         ]
         made = {result.id: result for result in self._generate_rows(rows, limit)}
-        return [[made[id] for id in picture.ids] for picture in pictures]
+        return [[made[id] for id in one.ids] for one in asked]
 
-    def _encode(self, pictures: Sequence[AskedPicture]) -> Mapping[Key, Encoded]:
-        if not self._encoder:
-            return {}
-        images = {picture.key: picture.image for picture in pictures}
-        return self._encoder.encode(images, self._render(next(iter(pictures[0].prompts))))
+    def _encode(self, asked: Sequence[AskedPictures], limit: int) -> Mapping[Key, Encoded]:
+        able = [one for one in asked if self._encoder.encodes and (self._encoder.joins or len(one.keys) == 1)]
+        images = {key: image for one in able for key, image in zip(one.keys, one.images, strict=True)}
+        return self._encoder.encode(images, limit)
 
-    def _forget_pictures(self) -> None:
-        if self._encoder:
-            self._encoder.keep_only(())
-
-    def _answer_on_cpu(self, pictures: Sequence[AskedPicture], limit: int) -> list[list[Result]]:
-        return self._on_cpu._answer(pictures, limit)
+    def _answer_on_cpu(self, asked: Sequence[AskedPictures], limit: int) -> list[list[Result]]:
+        return self._on_cpu._answer(asked, limit)
 
     @functools.cached_property
     def _on_cpu(self) -> "ImageTextToText":
@@ -161,126 +164,70 @@ class ImageTextToText:
         run = replace(self._run, device=Device.CPU, max_kept_mb=0, on_oom=OnOom.ROW)
         return ImageTextToText(self._config, run)
 
-    def _generate_rows(self, rows: Sequence[_Row], limit: int) -> Iterator[Result]:
-        by_prompt = _same_prompts(rows)
-        prefix = self._read_pictures(by_prompt[0]) if by_prompt else None
-        if prefix is None:
-            for batch in self._even(rows, limit):
-                yield from self._generate(batch)
-            return
-        length = prefix.get_seq_length()
-        for batch in by_prompt:
-            yield from self._generate(batch, prefix)
-            prefix.crop(length - prefix.get_seq_length())
+    def _generate_rows(self, rows: Sequence[Row], limit: int) -> Iterator[Result]:
+        room = Room(limit, self._run.batch_tokens, self._config.max_new_tokens)
+        groups = by_start(rows)
+        shared = [group for group in groups if len(group) > 1] if self._shares else []
+        for some in room.cut(shared, lambda group: ((), max(row.size(0) for row in group))):
+            yield from self._generate_shared(some, room)
+        taken = {id(row) for group in shared for row in group}
+        for batch in room.cut((row for row in rows if id(row) not in taken), self._measure):
+            yield from self._decoder.write(batch, self._inputs(batch))
 
-    def _read_pictures(self, rows: Sequence[_Row]) -> Any:
-        """The language model's cache after the pictures, for all prompts that follow; None if it has none
-        that can be cut back. On the pocket model, two questions a picture take 0.75 of the time.
-        """
-        from transformers.cache_utils import DynamicLayer
+    def _measure(self, row: Row) -> tuple[tuple[int, ...], int]:
+        plain, size = row.pictures is None, row.size(self._picture_tokens)
+        return (plain, plain and len(row.asked.images), 0 if self._loaded.pads else size), size
 
-        inputs = self._encoded_inputs(rows, [[*row.prompt.before, *_picture(row).tokens] for row in rows])
-        cache = self._model.base_model(**inputs, use_cache=True).past_key_values
-        layers = getattr(cache, "layers", [None])
-        return cache if all(type(layer) is DynamicLayer for layer in layers) else None
+    def _generate_shared(self, groups: Sequence[Sequence[Row]], room: Room) -> Iterator[Result]:
+        """Prompts that begin alike: what they begin with is read once for each group."""
+        starts = [group[0] for group in groups]
+        known = prefix.read(self._model, self._encoded_inputs(starts, [row.start for row in starts]))
+        self._shares = known is not None
+        place = {id(row): number for number, group in enumerate(groups) for row in group}
+        for batch in room.cut((row for group in groups for row in group), self._measure):
+            if known is None:
+                inputs = self._inputs(batch)
+            else:
+                rests = self._padded([row.rest for row in batch])
+                inputs = known.continued([place[id(row)] for row in batch], rests)
+            yield from self._decoder.write(batch, inputs)
 
-    def _even(self, rows: Sequence[_Row], limit: int) -> Iterator[list[_Row]]:
-        """Batches of rows of similar length; those with encoded pictures apart from the others."""
-        batch: list[_Row] = []
-        for row in sorted(rows, key=lambda row: (row.picture is None, len(row))):
-            if batch and (len(batch) == limit or not self._fit(batch[-1], row)):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    def _fit(self, one: _Row, other: _Row) -> bool:
-        same_way = (one.picture is None) == (other.picture is None)
-        return same_way and (self._loaded.pads or len(one) == len(other))
-
-    def _generate(self, rows: Sequence[_Row], prefix: Any = None) -> Iterator[Result]:
-        inputs = self._inputs(rows, prefix)
-        if not bool(inputs["attention_mask"][:, -1].all()):
-            raise GenerationError("the prompts of a batch are padded on the right")
-        noise = self._noise(rows)
-        processors = {"logits_processor": self._warpers(noise)} if noise else {}
-        tokens = self._model.generate(**inputs, generation_config=self._loaded.settings, **processors)
-        if noise and not noise.used:
-            raise GenerationError(f"{self._config.model} cannot sample: generator.temperature must be 0")
-        start = inputs["input_ids"].shape[1] - self._loaded.dropped
-        lengths = (inputs["attention_mask"].sum(dim=1) - self._loaded.dropped).tolist()
-        return self._results(rows, tokens[:, start:].tolist(), lengths)
-
-    def _inputs(self, rows: Sequence[_Row], prefix: Any) -> dict[str, Any]:
-        if rows[0].picture is None:
+    def _inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """What `generate` takes for prompts of one kind."""
+        if rows[0].pictures is None:
             return self._plain_inputs(rows)
-        inputs = self._encoded_inputs(rows, [row.prompt.around(_picture(row).tokens) for row in rows])
-        if prefix is not None:
-            del inputs["mm_encoder_outputs"]
-            inputs["past_key_values"] = prefix
-        return inputs
+        return self._encoded_inputs(rows, [[*row.start, *row.rest] for row in rows])
 
-    def _plain_inputs(self, rows: Sequence[_Row]) -> dict[str, Any]:
+    def _plain_inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
         batch = self._processor(
-            images=[to_pil(row.image) for row in rows],
+            images=[[to_pil(image) for image in row.asked.images] for row in rows],
             text=[row.prompt.text for row in rows],
             padding=True,
             add_special_tokens=rows[0].prompt.special_tokens,
             return_tensors="pt",
         )
+        longest = max(len(row.prompt) for row in rows)
+        pictures = (batch["input_ids"].shape[1] - longest) // len(rows[0].asked.images)
+        self._picture_tokens = max(self._picture_tokens, pictures)
         return dict(batch.to(self._model.device, self._model.dtype))
 
-    def _encoded_inputs(self, rows: Sequence[_Row], tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
-        assert self._encoder
-        padded = self._processor.tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
-        features = self._encoder.outputs([_picture(row) for row in rows])
-        return {**padded.to(self._model.device), "mm_encoder_outputs": features}
+    def _encoded_inputs(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
+        pictures = [picture for row in rows for picture in row.pictures or ()]
+        features = self._encoder.outputs(pictures) if pictures else {}
+        return {**self._padded(tokens), **features}
 
-    def _noise(self, rows: Sequence[_Row]) -> GumbelNoise | None:
-        if self._config.temperature == 0:
-            return None
-        seeds = [row_seed(self._config.seed, row.key, row.prompt.text) for row in rows]
-        return GumbelNoise(seeds, self._model.device)
-
-    def _warpers(self, noise: GumbelNoise) -> Any:
-        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
-
-        temperature = TemperatureLogitsWarper(float(self._config.temperature))
-        return LogitsProcessorList([temperature, TopPLogitsWarper(self._config.top_p), noise])
-
-    def _results(
-        self, rows: Sequence[_Row], completions: Sequence[Sequence[int]], prompt_tokens: Sequence[int]
-    ) -> Iterator[Result]:
-        ends = [_end(completion, self._loaded.ends) for completion in completions]
-        made = [completion[:end] for completion, (end, _) in zip(completions, ends, strict=True)]
-        texts = self._processor.tokenizer.batch_decode(made, skip_special_tokens=True)
-        for row, text, prompt, (end, reason) in zip(rows, texts, prompt_tokens, ends, strict=True):
-            for id in row.ids:
-                yield Result(id, text.strip(), reason, prompt, end)
+    def _padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
+        padded = self._processor.tokenizer.pad(
+            {"input_ids": [list(row) for row in tokens]}, return_tensors="pt"
+        )
+        return dict(padded.to(self._model.device))
 
 
-def _same_prompts(rows: Sequence[_Row]) -> list[list[_Row]]:
-    """The rows of each prompt, if the same ones, two or more, are asked about all pictures, and what comes
-    before these prompts is of one length; else nothing.
-    """
-    groups: dict[str, list[_Row]] = {}
-    for row in rows:
-        groups.setdefault(row.prompt.text, []).append(row)
-    starts = {(row.prompt.before, len(row.picture.tokens) if row.picture else 0) for row in rows}
-    pictures = {row.key for row in rows if row.picture}
-    even = all(len(group) == len(pictures) for group in groups.values())
-    return list(groups.values()) if even and len(groups) > 1 and len(starts) == 1 else []
+def _is_odd(image: Image) -> bool:
+    return image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3
 
 
-def _picture(row: _Row) -> Encoded:
-    assert row.picture
-    return row.picture
-
-
-def _end(completion: Sequence[int], ends: frozenset[int]) -> tuple[int, FinishReason]:
-    """How many tokens were generated, with the one that ends the text and without the padding after it."""
-    for position, token in enumerate(completion):
-        if token in ends:
-            return position + 1, FinishReason.STOP
-    return len(completion), FinishReason.LENGTH
+def _encoded(asked: AskedPictures, encoded: Mapping[Key, Encoded]) -> tuple[Encoded, ...] | None:
+    """None unless all of the pictures are encoded; those of a text without any are."""
+    found = [encoded[key] for key in asked.keys if key in encoded]
+    return tuple(found) if len(found) == len(asked.keys) else None

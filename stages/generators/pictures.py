@@ -4,10 +4,11 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stages.base import Image
-from stages.generators.prompts import Prompt
+from stages.generators.prompts import Prompt, PromptRenderer
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,10 @@ Key: TypeAlias = bytes
 _PIXEL_INPUTS = {"pixel_values", "pixel_attention_mask", "high_res_pixel_values", "image_sizes"}
 _TEXT_INPUTS = {"input_ids", "attention_mask"}
 _MORE_FEATURES = {"deepstack_features"}  # that go into deeper layers of the language model
+
+# What the features put in place of the pixels may change of the logits, as a part of the largest: the same
+# numbers go through the same layers. Features at the wrong places change all of it.
+_ROUNDING = 0.02
 
 
 def picture_key(image: Image) -> Key:
@@ -46,25 +51,39 @@ class Encoded:
 
 
 class PictureEncoder:
-    """Encodes pictures apart from prompts, and keeps those of the last call, up to `max_kept` bytes."""
+    """Encodes pictures apart from prompts, and keeps them for later calls, up to `max_kept` bytes."""
 
-    def __init__(self, model: Any, processor: Any, max_kept: int) -> None:
+    def __init__(self, model: Any, processor: Any, render: PromptRenderer, max_kept: int) -> None:
         self._model, self._processor, self._max_kept = model, processor, max_kept
+        self._prompt = render("is it red?")
         self._kept: dict[Key, Encoded] = {}
+        self._wanted: frozenset[Key] = frozenset()
         self._mark: int | None = getattr(model.config, "image_token_id", None)
         self._listed = False  # whether the model wants the features of a batch as a list
+        self.encodes = self._can_encode([[image] for image in _noise()], render)
+        self.joins = self.encodes and self._can_encode([_noise()], render)
+        """Whether several pictures of a prompt are what each is alone: LLaVA-OneVision cuts up only those
+        that are alone."""
 
-    def keep_only(self, keys: Iterable[Key]) -> None:
-        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
+    def want(self, keys: Iterable[Key]) -> None:
+        """Pictures that are to be kept; others make room for them, the oldest first."""
+        self._wanted = frozenset(keys)
+        found = [key for key in self._kept if key in self._wanted]
+        for key in found:
+            self._kept[key] = self._kept.pop(key)
 
-    def encode(self, images: Mapping[Key, Image], prompt: Prompt) -> dict[Key, Encoded]:
-        """Those of the pictures that can be encoded apart. `prompt` is any prompt of theirs."""
+    def forget(self) -> None:
+        self._kept.clear()
+
+    def encode(self, images: Mapping[Key, Image], limit: int) -> dict[Key, Encoded]:
+        """Those of the pictures that can be encoded apart, at most `limit` of them together."""
         known = {key: self._kept[key] for key in images if key in self._kept}
-        missing = [key for key in images if key not in known]
-        if missing:
-            fresh = self._encode([images[key] for key in missing], prompt)
-            known |= {key: one for key, one in zip(missing, fresh, strict=True) if one is not None}
-            self._keep({key: known[key] for key in missing if key in known})
+        missing = iter([key for key in images if key not in known])
+        while keys := list(islice(missing, limit)):
+            found = self._encode([images[key] for key in keys])
+            fresh = {key: one for key, one in zip(keys, found, strict=True) if one is not None}
+            self._keep(fresh)
+            known |= fresh
         return known
 
     def outputs(self, pictures: Sequence[Encoded]) -> dict[str, Any]:
@@ -73,35 +92,47 @@ class PictureEncoder:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         features: Any = [picture.features for picture in pictures]
-        pooled = features if self._listed else torch.stack(features)
-        return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
+        pooled = features if self._listed else torch.cat(features)
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
 
     def _keep(self, fresh: Mapping[Key, Encoded]) -> None:
         size = sum(one.nbytes for one in self._kept.values())
+        old = iter([key for key in self._kept if key not in self._wanted])
         for key, one in fresh.items():
             size += one.nbytes
-            if size > self._max_kept:
-                return
+            while size > self._max_kept:
+                oldest = next(old, None)
+                if oldest is None:
+                    return
+                size -= self._kept.pop(oldest).nbytes
             # A row of a batch would keep the whole batch in memory.
             self._kept[key] = Encoded(one.tokens, one.features.clone())
 
-    def _encode(self, images: Sequence[Image], prompt: Prompt) -> list[Encoded | None]:
-        inputs = self._inputs(images, prompt)
-        tokens = [prompt.inside(row) for row in _unpadded(inputs)]
-        pooled = self._features(inputs).pooler_output
-        self._listed = not hasattr(pooled, "shape")
-        if len(pooled) != len(images):  # features of tiles, when there are several a picture
-            return [None] * len(images)
-        return [self._paired(*pair) for pair in zip(tokens, pooled, strict=True)]
+    def _encode(self, images: Sequence[Image]) -> list[Encoded | None]:
+        inputs = self._inputs([[image] for image in images], self._prompt)
+        tokens = [self._prompt.inside(row) for row in _unpadded(inputs)]
+        return self._paired(tokens, self._features(inputs).pooler_output)
 
-    def _paired(self, tokens: tuple[int, ...] | None, features: "torch.Tensor") -> Encoded | None:
-        """Nothing unless there is one feature for each place that the model puts one in."""
-        fits = tokens is not None and tokens.count(self._mark) == len(features)
-        return Encoded(tokens, features) if tokens and fits else None
+    def _paired(
+        self, tokens: Sequence[tuple[int, ...] | None], pooled: "torch.Tensor | Sequence[torch.Tensor]"
+    ) -> list[Encoded | None]:
+        """Nothing unless there is one feature for each place that the model puts one in.
 
-    def _inputs(self, images: Sequence[Image], prompt: Prompt) -> Any:
+        A picture may be several rows of features, one for each of its tiles.
+        """
+        import torch
+
+        self._listed = not isinstance(pooled, torch.Tensor)
+        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
+        places = [0 if one is None else one.count(self._mark) for one in tokens]
+        if sum(places) != len(flat) or not all(places):
+            return [None] * len(tokens)
+        parts = torch.split(flat, places)
+        return [Encoded(one, part) for one, part in zip(tokens, parts, strict=True) if one is not None]
+
+    def _inputs(self, images: Sequence[Sequence[Image]], prompt: Prompt) -> Any:
         return self._processor(
-            images=[to_pil(image) for image in images],
+            images=[[to_pil(image) for image in row] for row in images],
             text=[prompt.text] * len(images),
             padding=True,
             add_special_tokens=prompt.special_tokens,
@@ -112,26 +143,41 @@ class PictureEncoder:
         pixels = {name: value for name, value in inputs.items() if name not in _TEXT_INPUTS}
         return self._model.base_model.get_image_features(**pixels, return_dict=True)
 
-    def can_encode(self, one: Prompt, other: Prompt) -> bool:
-        """Whether this model's features, and its tokens, can be had apart: tried on two pictures of noise.
+    def _can_encode(self, images: Sequence[Sequence[Image]], render: PromptRenderer) -> bool:
+        """Whether this model's features and tokens can be had apart: tried on pictures of noise.
 
-        The tokens of the pictures in one prompt must be those in the other.
+        The tokens of the pictures in one prompt must be those in another, and the logits equal.
         """
+        if not self._takes_features():
+            return False
+        other = render("a cat?", images=len(images[0]))
+        inputs = self._inputs(images, other)
+        if not set(inputs) <= _TEXT_INPUTS | self._pixel_inputs():
+            return False
+        pictures = [image for row in images for image in row]
+        found = [one for one in self._encode(pictures) if one is not None]
+        if len(found) < len(pictures) or len(other.pieces) != len(images[0]) + 1:
+            return False
+        left = iter(found)
+        spliced = [other.around([next(left).tokens for _ in row]) for row in images]
+        return spliced == _unpadded(inputs) and self._same_logits(inputs, found)
+
+    def _takes_features(self) -> bool:
         base = self._model.base_model
         takes = "mm_encoder_outputs" in inspect.signature(self._model.forward).parameters
         own = "pixel_values" in inspect.signature(self._model.generate).parameters  # BLIP: its own method
-        if own or not takes or self._mark is None or not hasattr(base, "get_image_features"):
+        return takes and not own and self._mark is not None and hasattr(base, "get_image_features")
+
+    def _pixel_inputs(self) -> set[str]:
+        return _PIXEL_INPUTS & set(inspect.signature(self._model.base_model.get_image_features).parameters)
+
+    def _same_logits(self, inputs: Mapping[str, Any], pictures: Sequence[Encoded]) -> bool:
+        if set(self._features(inputs)) & _MORE_FEATURES:
             return False
-        images = _noise()
-        inputs, expected = self._inputs(images, one), self._inputs(images, other)
-        known = _PIXEL_INPUTS & set(inspect.signature(base.get_image_features).parameters)
-        if not set(inputs) <= _TEXT_INPUTS | known:
-            return False
-        output = self._features(inputs)
-        if set(output) & _MORE_FEATURES or len(output.pooler_output) != len(images):
-            return False
-        spliced = [other.around(encoded.tokens) if encoded else [] for encoded in self._encode(images, one)]
-        return spliced == _unpadded(expected)
+        texts = {name: inputs[name] for name in _TEXT_INPUTS}
+        expected = self._model(**inputs, logits_to_keep=1).logits.float()
+        found = self._model(**texts, **self.outputs(pictures), logits_to_keep=1).logits.float()
+        return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
 
 
 def _unpadded(inputs: Mapping[str, Any]) -> list[list[int]]:

@@ -1,0 +1,87 @@
+"""From a batch of inputs to its texts: what is drawn, held to a schema, cut and counted, row by row."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stages.generators.config import GeneratorConfig
+from stages.generators.grammar import Grammars
+from stages.generators.loading import LoadedModel
+from stages.generators.protocol import FinishReason, GenerationError, Result, Sampling
+from stages.generators.rows import Row
+from stages.generators.sampling import Chooser, Draws, row_seed
+
+
+class Decoder:
+    def __init__(self, loaded: LoadedModel, config: GeneratorConfig) -> None:
+        self._loaded, self._config = loaded, config
+        self._grammars = Grammars(loaded.processor.tokenizer, loaded.ends)
+
+    def write(self, rows: Sequence[Row], inputs: Mapping[str, Any], **options: Any) -> list[Result]:
+        """A result for every id of every row; `options` go to the model's `generate`.
+
+        Raises: GenerationError for padding on the right, after which some texts would be silently wrong, for
+        a schema that cannot be followed, and for a model that does not let its tokens be chosen.
+        """
+        start = time.perf_counter()
+        mask = inputs["attention_mask"]
+        if not bool(mask[:, -1].all()):
+            raise GenerationError("the prompts of a batch are padded on the right")
+        chooser = self._chooser(rows)
+        tokens = self._loaded.model.generate(
+            **inputs, generation_config=self._loaded.settings, logits_processor=[chooser], **options
+        )
+        if not chooser.used and any(row.ask.schema or self._sampling(row).temperature for row in rows):
+            raise GenerationError(f"{self._config.model} neither samples nor follows a schema")
+        first = inputs["input_ids"].shape[1] - self._loaded.dropped
+        texts = [_Text(row, self._loaded.ends) for row in tokens[:, first:].tolist()]
+        prompts = (mask.sum(dim=1) - self._loaded.dropped).tolist()
+        return self._results(rows, texts, prompts, chooser, time.perf_counter() - start)
+
+    def _results(
+        self,
+        rows: Sequence[Row],
+        texts: Sequence["_Text"],
+        prompt_tokens: Sequence[int],
+        chooser: Chooser,
+        seconds: float,
+    ) -> list[Result]:
+        decode = self._loaded.processor.tokenizer.batch_decode
+        words = decode([text.tokens for text in texts], skip_special_tokens=True)
+        logprobs = chooser.mean_logprobs([text.count for text in texts])
+        return [
+            Result(
+                id,
+                word.strip(),
+                text.reason,
+                prompt,
+                text.count,
+                mean_logprob=logprob,
+                latency_s=seconds,
+            )
+            for row, word, text, prompt, logprob in zip(
+                rows, words, texts, prompt_tokens, logprobs, strict=True
+            )
+            for id in row.ids
+        ]
+
+    def _chooser(self, rows: Sequence[Row]) -> Chooser:
+        grammar = self._grammars.follow([row.ask.schema for row in rows])
+        return Chooser(Draws([self._sampling(row) for row in rows], self._loaded.model.device), grammar)
+
+    def _sampling(self, row: Row) -> Sampling:
+        """With the seed of the row itself."""
+        config = self._config
+        asked = row.ask.sampling or Sampling(config.temperature, config.top_p, config.seed)
+        seed = row_seed(asked.seed, row.asked.keys, row.prompt.text)
+        return Sampling(asked.temperature, asked.top_p, seed)
+
+
+class _Text:
+    """The tokens of a text, with the one that ends it and without the padding after it."""
+
+    def __init__(self, completion: Sequence[int], ends: frozenset[int]) -> None:
+        last = next((place for place, token in enumerate(completion) if token in ends), None)
+        self.reason = FinishReason.LENGTH if last is None else FinishReason.STOP
+        self.count = len(completion) if last is None else last + 1
+        self.tokens = completion[: self.count]
