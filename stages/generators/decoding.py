@@ -20,20 +20,21 @@ class Decoder:
     def write(self, rows: Sequence[Row], inputs: Mapping[str, Any], **options: Any) -> list[Result]:
         """A result for every id of every row; `options` go to the model's `generate`.
 
-        Raises: GenerationError for padding on the right, after which some texts would be silently wrong, for
-        a schema that cannot be followed, and for a model that does not let its tokens be chosen.
+        Raises: GenerationError for padding on the wrong side, after which some texts would be silently wrong,
+        for a schema that cannot be followed, and for a model that does not let its tokens be chosen.
         """
         start = time.perf_counter()
         mask = inputs["attention_mask"]
-        if not bool(mask[:, -1].all()):
-            raise GenerationError("the prompts of a batch are padded on the right")
+        edge = mask[:, 0 if self._loaded.padding_side == "right" else -1]
+        if not bool(edge.all()):
+            raise GenerationError(f"prompts of a batch are not padded on the {self._loaded.padding_side}")
         chooser = self._chooser(rows)
         tokens = self._loaded.model.generate(
             **inputs, generation_config=self._loaded.settings, logits_processor=[chooser], **options
         )
         if not chooser.used and any(row.ask.schema or self._sampling(row).temperature for row in rows):
             raise GenerationError(f"{self._config.model} neither samples nor follows a schema")
-        first = inputs["input_ids"].shape[1] - self._loaded.dropped
+        first = self._loaded.text_start(inputs["input_ids"].shape[1])
         texts = [_Text(row, self._loaded.ends) for row in tokens[:, first:].tolist()]
         prompts = (mask.sum(dim=1) - self._loaded.dropped).tolist()
         return self._results(rows, texts, prompts, chooser, time.perf_counter() - start)

@@ -70,9 +70,7 @@ class ImageTextToText:
         self._render = PromptRenderer(self._processor)
         self._decoder = Decoder(self._loaded, config)
         with torch.inference_mode(), quiet():
-            self._encoder = PictureEncoder(
-                self._model, self._processor, self._render, run.max_kept_mb * 1_000_000
-            )
+            self._encoder = PictureEncoder(self._loaded, self._render, run.max_kept_mb * 1_000_000)
         self._shares = self._encoder.encodes and prefix.can_read(self._model)
         self._picture_tokens = 0  # of a picture that is not encoded: the most so far
         self._batches = Batches[AskedPictures, list[Result]](
@@ -112,18 +110,17 @@ class ImageTextToText:
         """Raises: GenerationError for what is asked of the wrong model, whatever the pictures."""
         needed = inspect.signature(self._model.generate).parameters.get("pixel_values")
         blind = needed is None or needed.default is not inspect.Parameter.empty
-        chats = bool(self._processor.chat_template)
+        most = self._loaded.pictures
         images = [image for one in requests for image in one.images]
         faults = {
             # Processors scale floats from 0 to 1 once more, in silence.
             "takes uint8 pictures of RGB only": any(_is_odd(image) for image in images),
             "takes no text without a picture": not blind and any(not one.images for one in requests),
             "has no chat template, so it takes no earlier turns": (
-                not chats and any(one.turns for one in requests)
+                not self._loaded.chats and any(one.turns for one in requests)
             ),
-            "has no chat template, so it takes one picture a prompt": (
-                not chats and any(len(one.images) > 1 for one in requests)
-            ),
+            f"takes {most} picture a prompt": most is not None
+            and any(len(one.images) > most for one in requests),
         }
         for fault, found in faults.items():
             if found:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stages.base import Image
+from stages.generators.loading import LoadedModel
 from stages.generators.prompts import Prompt, PromptRenderer
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ class Encoded:
 class PictureEncoder:
     """Encodes pictures apart from prompts, and keeps them for later calls, up to `max_kept` bytes."""
 
-    def __init__(self, model: Any, processor: Any, render: PromptRenderer, max_kept: int) -> None:
-        self._model, self._processor, self._max_kept = model, processor, max_kept
+    def __init__(self, loaded: LoadedModel, render: PromptRenderer, max_kept: int) -> None:
+        self._loaded, self._max_kept = loaded, max_kept
+        self._model, self._processor = loaded.model, loaded.processor
         self._prompt = render("is it red?")
         self._kept: dict[Key, Encoded] = {}
         self._wanted: frozenset[Key] = frozenset()
-        self._mark: int | None = getattr(model.config, "image_token_id", None)
+        self._mark: int | None = getattr(loaded.model.config, "image_token_id", None)
         self._listed = False  # whether the model wants the features of a batch as a list
         self.encodes = self._can_encode([[image] for image in _noise()], render)
         self.joins = self.encodes and self._can_encode([_noise()], render)
@@ -166,7 +168,8 @@ class PictureEncoder:
         base = self._model.base_model
         takes = "mm_encoder_outputs" in inspect.signature(self._model.forward).parameters
         own = "pixel_values" in inspect.signature(self._model.generate).parameters  # BLIP: its own method
-        return takes and not own and self._mark is not None and hasattr(base, "get_image_features")
+        apart = takes and not own and not self._loaded.encoder_decoder
+        return apart and self._mark is not None and hasattr(base, "get_image_features")
 
     def _pixel_inputs(self) -> set[str]:
         return _PIXEL_INPUTS & set(inspect.signature(self._model.base_model.get_image_features).parameters)

@@ -195,7 +195,7 @@ def test_generate_what_the_model_cannot_take_is_named(checkpoints: dict[str, Pat
     for images, turns, what in (
         ((), (), "text without a picture"),
         ((image,), (TURN,), "earlier turns"),
-        ((image, image), (), "one picture"),
+        ((image, image), (), "takes 1 picture"),
     ):
         with pytest.raises(GenerationError, match=what):
             generator(checkpoints["blip"]).generate([Request(0, images, "what is it?", turns)])
