@@ -4,12 +4,11 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from stages.base import Image
 from stages.batching import Batches, Failure, OnOom
-from stages.checkpoints import Device, ModelLoadError, quiet, read_json, resolve
+from stages.checkpoints import Device, ModelLoadError, quiet, resolve
 from stages.generators import prefix
 from stages.generators.asked import Ask, AskedPictures, by_pictures
 from stages.generators.config import GeneratorConfig, GeneratorRun
@@ -19,9 +18,8 @@ from stages.generators.pictures import Encoded, Key, PictureEncoder, to_pil
 from stages.generators.prompts import Prompt, PromptRenderer
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
 from stages.generators.rows import Room, Row, by_start
+from stages.generators.useful_side import useful_side
 from stages.resize import Policy, ResizeConfig
-
-_LARGEST_SIDE = 1536
 
 
 def picture_view(config: GeneratorConfig) -> ResizeConfig:
@@ -29,27 +27,8 @@ def picture_view(config: GeneratorConfig) -> ResizeConfig:
 
     Raises: ModelLoadError.
     """
-    side = config.max_side or _useful_side(resolve(config.model, config.revision))
+    side = config.max_side or useful_side(resolve(config.model, config.revision))
     return ResizeConfig(policy=Policy.FIT, size=side)
-
-
-def _useful_side(folder: Path) -> int:
-    """The longest side that the checkpoint's processor makes use of."""
-    whole = (folder / "processor_config.json").is_file()
-    found = read_json(folder, "processor_config.json").get("image_processor") if whole else None
-    size = (found or read_json(folder, "preprocessor_config.json")).get("size")
-    match size:
-        case int():
-            side = 2 * size
-        case {"longest_edge": int(side)} if side:
-            pass
-        case {"shortest_edge": int(edge)}:
-            side = 2 * edge  # pictures up to 2:1 lose nothing
-        case {"height": int(height), "width": int(width)}:
-            side = max(height, width)
-        case _:
-            side = _LARGEST_SIDE
-    return min(side, _LARGEST_SIDE)
 
 
 class ImageTextToText:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.checkpoints import ModelLoadError, load, loading, quiet, read_json, resolve
 from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.fit import require_fit
 from stages.generators.processors import processor_class
 
 
@@ -41,6 +42,7 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
     kind, encoder_decoder = _require_class(folder)
     processor = _load_processor(folder, kind, "right" if encoder_decoder else "left")
     model = load(transformers.AutoModelForImageTextToText, folder, config.dtype, run.device)
+    require_fit(folder, model, processor)
     chats = bool(processor.chat_template)
     return LoadedModel(
         model=model,
@@ -49,7 +51,7 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
         ends=_end_tokens(model),
         dropped=int(kind == "blip"),
         # These two write to fixed places of a prompt, and count positions from its padding.
-        pads=not kind.startswith(("blip", "instructblip")),
+        pads=kind != "blip" and not kind.startswith("instructblip"),
         encoder_decoder=encoder_decoder,
         pictures=None if chats else 1,
         chats=chats,

@@ -1,4 +1,4 @@
-"""Pictures and text for LLaVA-OneVision: a picture alone is the whole and its tiles, one of several just that.
+"""Pictures and text for LLaVA-OneVision: a picture alone is the whole and its tiles, else the whole only.
 
 With `vision_feature_select_strategy` "default" the vision tower's first token is left out.
 """

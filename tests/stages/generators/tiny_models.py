@@ -1,5 +1,6 @@
 """Checkpoints of real image-text-to-text classes with random weights, and photographs to show them."""
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,20 @@ from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import Dee
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from stages.base import Image
+from tests.stages.generators.tiny_families import BUILDERS, MARKED, MARKS, OFFICIAL, SHOWN
 
 SIDE = 32
 PATCH = 8
 PICTURE_TOKENS = (SIDE // PATCH) ** 2
 KINDS = ("llava", "deepseek_vl", "idefics3", "blip")
+FAMILIES = (*KINDS, *BUILDERS)
+PLAIN = ("blip", "blip2", "florence2")  # no chat template
 SHARING = ("llava", "deepseek_vl", "idefics3")
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _VISION = {**_SIZES, "image_size": SIDE, "patch_size": PATCH}
 _SQUARE = {"height": SIDE, "width": SIDE}
+_FRAMES = {"blip": "<s> $A </s>", "florence2": "<s> $A </s>", "blip2": "<s> $A"}
 _SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<end_of_utterance>"]
 _TILES = ["<global-img>", *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))]
 _CORPUS = [
@@ -42,13 +47,26 @@ _TEMPLATE = (
 def save_model(folder: Path, kind: str, ends: tuple[int, ...] = (2,), seed: int = 0) -> Path:
     """A whole checkpoint; `ends` are the tokens that end a text."""
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(framed=kind == "blip")
-    model = _model(kind, len(tokenizer)).eval()
-    _spread(model)
+    tokenizer = _tokenizer(_FRAMES.get(kind), MARKED.get(kind, "<image>"))
+    if kind in BUILDERS:
+        tokenizer.add_tokens(MARKS.get(kind, []), special_tokens=True)
+        model, processor = BUILDERS[kind](len(tokenizer), tokenizer)
+        processor.chat_template = (
+            None if kind in PLAIN else _TEMPLATE.replace("<image>", SHOWN.get(kind, "<image>"))
+        )
+    else:
+        model, processor = _model(kind, len(tokenizer)), _processor(kind, tokenizer)
+    _spread(model.eval())
     model.generation_config.update(bos_token_id=1, eos_token_id=list(ends), pad_token_id=0)
     model.save_pretrained(folder)
-    _processor(kind, tokenizer).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if kind in OFFICIAL:
+        _rewrite(folder / "processor_config.json", processor_class=OFFICIAL[kind])
     return folder
+
+
+def _rewrite(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | changes), "utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -63,8 +81,8 @@ def photographs() -> list[Image]:
     return found
 
 
-def _tokenizer(framed: bool) -> Any:
-    """`framed` as BERT's: one token before and one after every text."""
+def _tokenizer(frame: str | None, image_token: str | None) -> Any:
+    """`frame`: the tokens that are put around every text, as BERT's and OPT's do."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,16 +93,16 @@ def _tokenizer(framed: bool) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    if framed:
+    if frame:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+            single=frame, special_tokens=[("<s>", 1), ("</s>", 2)]
         )
     wrapped = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": image_token} if image_token else {},
     )
     wrapped.add_tokens(_TILES, special_tokens=True)
     return wrapped

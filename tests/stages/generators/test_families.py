@@ -1,0 +1,167 @@
+"""Every family of models: as in transformers one by one, with several pictures, and what it must not load."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image as PIL
+from transformers.processing_utils import ProcessorMixin
+
+from stages.checkpoints import Device
+from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.loading import LoadedModel, load_model
+from stages.generators.processors import processor_class
+from stages.generators.protocol import Request, Result
+from tests.stages.generators.tiny_families import OFFICIAL
+from tests.stages.generators.tiny_models import FAMILIES, PLAIN, photographs, save_model
+
+QUESTIONS = ("what is it?", "how many objects are there? a red cup of coffee, or the moon?")
+TASKS = ("<CAPTION>", "<DETAILED_CAPTION>")
+TOKENS = 8
+RUN = GeneratorRun(batch_size=32, device=Device.CPU, threads=1)
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    saved: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in saved:
+            saved[kind] = save_model(tmp_path_factory.mktemp(kind), kind)
+        return saved[kind]
+
+    return folder
+
+
+def load(folder: Path) -> LoadedModel:
+    return load_model(GeneratorConfig(str(folder), max_new_tokens=TOKENS), RUN)
+
+
+def copied(folder: Path, to: Path, name: str, **changes: Any) -> Path:
+    """The checkpoint with other values in one of its JSON files; those of a section are merged into it."""
+    shutil.copytree(folder, to)
+    content = json.loads((to / name).read_text("utf-8"))
+    for key, value in changes.items():
+        content[key] = {**content[key], **value} if isinstance(value, dict) else value
+    (to / name).write_text(json.dumps(content), "utf-8")
+    return to
+
+
+def rendered(processor: Any, prompt: str, pictures: int = 1) -> str:
+    if not processor.chat_template:
+        return prompt
+    content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": prompt}]
+    turns = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def one_by_one(folder: Path, kind: str, asked: list[Request]) -> list[str]:
+    """What transformers itself writes for each request alone, by the class of the checkpoint."""
+    model_type = json.loads((folder / "config.json").read_text("utf-8"))["model_type"]
+    processor = processor_class(model_type).from_pretrained(folder)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    texts = []
+    for request in asked:
+        picture = PIL.fromarray(request.images[0])
+        inputs = processor(
+            images=[[picture]], text=[rendered(processor, request.prompt)], return_tensors="pt"
+        )
+        output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1)[0]
+        start = 1 if kind == "florence2" else inputs["input_ids"].shape[1] - (kind == "blip")
+        texts.append(processor.tokenizer.decode(output[start:], skip_special_tokens=True).strip())
+    return texts
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_generate_family_in_one_batch_equals_transformers_one_by_one(
+    families: Callable[[str], Path], kind: str
+) -> None:
+    prompts = TASKS if kind == "florence2" else QUESTIONS
+    pairs = [(image, prompt) for image in photographs() for prompt in prompts]
+    asked = [Request(number, (image,), prompt) for number, (image, prompt) in enumerate(pairs)]
+    config = GeneratorConfig(str(families(kind)), max_new_tokens=TOKENS)
+    results = ImageTextToText(config, RUN).generate(asked)
+    made = sorted((one for one in results if isinstance(one, Result)), key=lambda one: one.id)
+    texts = one_by_one(families(kind), kind, asked)
+    assert [one.text for one in made] == texts
+    assert len(set(texts)) > len(prompts)  # the pictures make a difference
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in PLAIN])
+def test_load_model_prompts_of_one_and_several_pictures_in_a_batch_equal_each_alone(
+    families: Callable[[str], Path], kind: str
+) -> None:
+    loaded = load(families(kind))
+    one, two, three = (PIL.fromarray(image) for image in photographs()[:3])
+    pictures = [[one], [two, three], [three, two, one]]
+    texts = [rendered(loaded.processor, QUESTIONS[0], len(row)) for row in pictures]
+    assert loaded.pictures is None
+    together = _generate(loaded, pictures, texts)
+    alone = [_generate(loaded, [row], [text])[0] for row, text in zip(pictures, texts, strict=True)]
+    assert together == alone
+    backwards = [row[::-1] for row in pictures]
+    assert together != _generate(loaded, backwards, texts)  # their order makes a difference
+
+
+def _generate(loaded: LoadedModel, pictures: list[list[Any]], texts: list[str]) -> list[list[int]]:
+    """Up to the token that ends a text."""
+    inputs = loaded.processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+    output = loaded.model.generate(**inputs, generation_config=loaded.settings)
+    rows = output[:, loaded.text_start(inputs["input_ids"].shape[1]) :].tolist()
+    return [row[: row.index(2)] if 2 in row else row for row in rows]
+
+
+@pytest.mark.parametrize("kind", sorted(OFFICIAL))
+def test_processor_of_pictures_alone_gives_what_the_official_one_does(
+    families: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = load(families(kind)).processor
+    official = _official(kind, ours, monkeypatch)
+    pictures = [PIL.fromarray(image) for image in photographs()[:3]]
+    nested = [[picture] for picture in pictures] if kind in PLAIN else [pictures[:1], pictures[1:]]
+    prompts = ["<CAPTION>"] * 3 if kind in PLAIN else [rendered(ours, "what?", len(row)) for row in nested]
+    given, expected = (
+        one(images=nested, text=prompts, padding=True, return_tensors="pt") for one in (ours, official)
+    )
+    assert set(given) == set(expected)
+    for name, value in expected.items():
+        assert torch.equal(given[name], value), name
+
+
+def _official(kind: str, ours: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The official class on the same parts, with nothing for videos: that would want torchvision."""
+    official = getattr(transformers, OFFICIAL[kind])
+    monkeypatch.setattr(ProcessorMixin, "check_argument_for_proper_class", lambda *_: None)
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", str)
+    settings = ("image_seq_len", "image_seq_length", "num_image_tokens", "vision_feature_select_strategy")
+    known = official.__init__.__code__.co_varnames
+    videos = {"video_processor": object()} if "video_processor" in known else {}
+    options = {name: getattr(ours, name) for name in settings if name in known}
+    return official(ours.image_processor, ours.tokenizer, **videos, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [
+        ("qwen2_5_vl", 8 * 4 // 4),  # patches of 8 by 8, merged 2 by 2
+        ("qwen3_vl", 8 * 4 // 4),
+        ("smolvlm", (2 + 1) * 4),  # tiles of 32 by 32, and the whole; 4 tokens each
+        ("internvl", (2 + 1) * 4),
+        ("llava_onevision", 16 + 8 * 4 + 4),  # the whole, tiles of 4 by 4, a token at the end of each line
+        ("florence2", 16 + 1),  # and their mean
+    ],
+)
+def test_processor_picture_of_64_by_32_takes_as_many_tokens_as_by_hand(
+    families: Callable[[str], Path], kind: str, tokens: int
+) -> None:
+    processor = load(families(kind)).processor
+    picture = PIL.fromarray(np.zeros((32, 64, 3), np.uint8))
+    inputs = processor(images=[[picture]], text=[rendered(processor, "<OCR>")], return_tensors="pt")
+    assert int((inputs["input_ids"] == processor.image_token_id).sum()) == tokens
