@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from stages.generators.pictures import Encoded, Key, PictureEncoder, to_pil
 from stages.generators.prompts import Prompt, PromptRenderer
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
 from stages.generators.rows import Room, Row, by_start
+from stages.generators.streaming import stream_text
 from stages.generators.useful_side import useful_side
 from stages.resize import Policy, ResizeConfig
 
@@ -85,6 +86,20 @@ class ImageTextToText:
             for result in (one.failed(outcome) if isinstance(outcome, Failure) else outcome)
         ]
 
+    def stream(self, request: Request, /) -> Generator[str, None, None]:
+        """Parts of the text that `generate` gives; the pictures of earlier calls are not encoded again."""
+        self._require_possible([request])
+        return stream_text(self._processor.tokenizer, functools.partial(self._write_one, request))
+
+    def _write_one(self, request: Request, **options: Any) -> None:
+        import torch
+
+        with torch.inference_mode(), quiet():
+            asked = by_pictures([request])
+            self._encoder.want(asked[0].keys)
+            rows = self._rows(asked, limit=1)
+            self._decoder.write(rows, self._inputs(rows), **options)
+
     def _require_possible(self, requests: Sequence[Request]) -> None:
         """Raises: GenerationError for what is asked of the wrong model, whatever the pictures."""
         needed = inspect.signature(self._model.generate).parameters.get("pixel_values")
@@ -115,14 +130,16 @@ class ImageTextToText:
 
     def _answer(self, asked: Sequence[AskedPictures], limit: int) -> list[list[Result]]:
         """For each the results of all that is asked; `limit` rows a batch at most."""
+        made = {result.id: result for result in self._generate_rows(self._rows(asked, limit), limit)}
+        return [[made[id] for id in one.ids] for one in asked]
+
+    def _rows(self, asked: Sequence[AskedPictures], limit: int) -> list[Row]:
         encoded = self._encode(asked, limit)
-        rows = [
+        return [
             Row(ids, one, ask, self._prompt(ask, one), _encoded(one, encoded))
             for one in asked
             for ask, ids in one.asks.items()
         ]
-        made = {result.id: result for result in self._generate_rows(rows, limit)}
-        return [[made[id] for id in one.ids] for one in asked]
 
     def _encode(self, asked: Sequence[AskedPictures], limit: int) -> Mapping[Key, Encoded]:
         able = [one for one in asked if self._encoder.encodes and (self._encoder.joins or len(one.keys) == 1)]
