@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +12,10 @@ from rich.text import Text
 
 from pipelines import interrupt, progress, terminal
 from pipelines.batch_search import batch_search
+from pipelines.chat import chat
 from pipelines.compact import compact
 from pipelines.config import PIPELINES, ConfigError, load, menu
+from pipelines.conversation import PictureError
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.forget import forget
@@ -45,6 +47,7 @@ FAILED, WRONG_CONFIGURATION, OVER_LIMIT, INTERRUPTED = 1, 2, 3, interrupt.EXIT_C
 
 _RESUME = "interrupted; the same command goes on where this one stopped"
 _NOTHING_DONE = "interrupted; nothing was written"
+_WRITES_NOTHING = ("preview", "search")
 
 # What ends a run in one line; anything else is a fault of Darkroom's and shows its traceback.
 _FAILURES = (
@@ -56,12 +59,14 @@ _FAILURES = (
     IsolationError,
     ModelLoadError,
     OSError,
+    PictureError,
     VectorError,
 )
 
 _USAGE = """darkroom PIPELINE key=value …
 
   darkroom nightly source.path=DIR corpus=DIR          develop what is new: captions, index, report
+  darkroom chat image=FILE captioner=NAME              try a generator: questions on a terminal or from a pipe
   darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, where="width > 1024"
   darkroom search corpus=DIR queries=FILE out=FILE     the hits of each query of a Parquet file
   darkroom index corpus=DIR                            an index over its embeddings; merge=true
@@ -114,7 +119,7 @@ def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 def _run(pipeline: str, overrides: Sequence[str]) -> int:
     screen = terminal.console()
     try:
-        with interruptible(f"darkroom: {_NOTHING_DONE if pipeline == 'search' else _RESUME}"):
+        with _interruptible(pipeline):
             return _PIPELINES[pipeline](load(pipeline, overrides), screen)
     except (ConfigError, IndexConfigError, RatesError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
@@ -124,6 +129,12 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _interruptible(pipeline: str) -> AbstractContextManager[None]:
+    if pipeline == "chat":
+        return nullcontext()  # Ctrl-C is for an answer there, and for the model alone
+    return interruptible(f"darkroom: {_NOTHING_DONE if pipeline in _WRITES_NOTHING else _RESUME}")
 
 
 def _complain(text: str, code: int) -> int:
@@ -261,6 +272,7 @@ def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
 
 _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "nightly": _nightly,
+    "chat": chat,
     "search": _search,
     "describe": _describe,
     "index": _index,

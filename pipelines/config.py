@@ -19,6 +19,7 @@ import conf
 from pipelines.composition import build, checked, explain, thawed, unset_sections
 from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, SearchConfig
 from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, NightlyConfig, VerifyConfig
+from pipelines.text_jobs import ChatConfig
 
 CONF = Path(conf.__file__).parent
 _GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir()) | {"answerer"}
@@ -30,6 +31,7 @@ class ConfigError(Exception):
 
 PIPELINES: dict[str, type[Any]] = {
     "nightly": NightlyConfig,
+    "chat": ChatConfig,
     "search": SearchConfig,
     "describe": DescribeConfig,
     "compact": CompactConfig,
