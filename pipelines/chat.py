@@ -1,5 +1,6 @@
 """`darkroom chat`: questions from a terminal or a pipe, answers as they are written."""
 
+import io
 import sys
 import time
 from collections.abc import Generator
@@ -24,7 +25,8 @@ def chat(config: ChatConfig, screen: Console) -> int:
     pipe ends at the first. Raises, before the first question: PictureError, ModelLoadError, ConfigError.
     """
     told = Console(stderr=True, highlight=False, markup=False)
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may send any bytes
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a terminal may send any bytes
     talk = Conversation(config)
     if sys.stdin.isatty() and screen.is_terminal:
         told.print(_HELP, style="dim")
@@ -49,11 +51,10 @@ def _converse(talk: Conversation, told: Console) -> int:
             print()
             return 0
         except KeyboardInterrupt:
-            print()
             if interrupted:
                 return interrupt.EXIT_CODE
             interrupted = True
-            told.print("stopped; Ctrl-C again ends", style="dim")
+            told.print("\nstopped; Ctrl-C again ends", style="dim")
 
 
 def _answer(talk: Conversation, line: str, told: Console) -> bool:
@@ -82,11 +83,12 @@ def _answer(talk: Conversation, line: str, told: Console) -> bool:
 
 def _say(talk: Conversation, parts: Generator[str], told: Console) -> None:
     start = time.perf_counter()
-    with closing(parts):
-        for part in parts:
-            sys.stdout.write(_safe(part))
-            sys.stdout.flush()
-    print(flush=True)
+    try:
+        with closing(parts):
+            for part in parts:
+                print(_safe(part), end="", flush=True)
+    finally:
+        print(flush=True)
     if talk.fault:
         _tell(told, talk.fault)
     if told.is_terminal:

@@ -9,7 +9,7 @@ from pipelines.jobs import Captioner, Decoding, check_text
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """A conversation about one picture, or several. `model` stands in for `captioner.what.generator.model`."""
+    """A conversation about one picture, or several. `model`: another one for the same captioner."""
 
     image: str = REQUIRED
     captioner: Captioner | None = None

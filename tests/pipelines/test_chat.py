@@ -1,0 +1,190 @@
+"""`darkroom chat` as a process: on a terminal and on a pipe."""
+
+import io
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines import cli
+from pipelines.conversation import read_pictures
+from pipelines.jobs import Decoding
+from stages.base import unpack_views
+from stages.caption import CaptionConfig, caption_view
+from stages.decode import DecodeConfig, DecodeImages, DecodeRun
+from stages.generators.config import GeneratorConfig
+from stages.pocket import language
+from stages.pocket.corpus import write_pictures
+from stages.sources.folder import FolderConfig, FolderRun, ReadFolder
+
+DEADLINE_S = 60.0
+CTRL_C, CTRL_D = "\x03", "\x04"
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    written = write_pictures(tmp_path_factory.mktemp("a folder, with a comma"), 1, seed=5)
+    return written[0].path
+
+
+class Terminal:
+    """The other side of a terminal that the talker is on."""
+
+    def __init__(self, picture: Path) -> None:
+        self._fd, inside = pty.openpty()
+        command = [sys.executable, "-m", "tests.pipelines.talker", f"image={picture}"]
+        self.process = subprocess.Popen(
+            command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True, env=_environment()
+        )
+        os.close(inside)
+        self._unread = ""
+
+    def expect(self, text: str) -> str:
+        """Reads on until the text comes, and returns what came before it."""
+        deadline = time.monotonic() + DEADLINE_S
+        while text not in self._unread:
+            ready, _, _ = select.select([self._fd], [], [], max(deadline - time.monotonic(), 0))
+            assert ready, f"no {text!r} in {self._unread!r}"
+            self._unread += os.read(self._fd, 4096).decode()
+        before, _, self._unread = self._unread.partition(text)
+        return before
+
+    def send(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._fd)
+
+
+@contextmanager
+def terminal(picture: Path) -> Iterator[Terminal]:
+    there = Terminal(picture)
+    try:
+        there.expect("> ")
+        yield there
+    finally:
+        there.close()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "TERM": "dumb", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def piped(picture: Path, lines: str, *words: str, talker: bool = True) -> subprocess.CompletedProcess[str]:
+    main = (
+        ["-m", "tests.pipelines.talker"]
+        if talker
+        else ["-c", "from pipelines import cli; cli.main()", "chat"]
+    )
+    command = [sys.executable, *main, f"image={picture}", *words]
+    return subprocess.run(
+        command, input=lines, capture_output=True, text=True, timeout=DEADLINE_S, env=_environment()
+    )
+
+
+def test_chat_ctrl_c_stops_an_answer_and_keeps_what_was_said(picture: Path) -> None:
+    with terminal(picture) as there:
+        there.send("endless\n")
+        there.expect("word word")
+        there.send(CTRL_C)
+        there.expect("> ")
+        there.send("hello\n")
+        there.expect("1 images, 1 turns, last  word.")
+        there.expect("> ")
+        there.send(CTRL_D)
+        assert there.process.wait(DEADLINE_S) == 0
+
+
+def test_chat_second_ctrl_c_ends_it(picture: Path) -> None:
+    with terminal(picture) as there:
+        there.send("endless\n")
+        there.expect("word word")
+        there.send(CTRL_C)
+        there.expect("> ")
+        there.send(CTRL_C)
+        assert there.process.wait(DEADLINE_S) == 130
+
+
+def test_chat_pipe_answers_line_by_line_and_steers_no_terminal(picture: Path) -> None:
+    lines = [
+        "hello",
+        "",
+        "steer",
+        "fail",
+        "/reset",
+        "/nonsense",
+        "/image /none.png",
+        "hello",
+        "/quit",
+        "hello",
+    ]
+    done = piped(picture, "\n".join(lines))
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "1 images, 0 turns, last none. ",
+        "1 images, 1 turns, last none.. ␛[31mred⟨009B⟩31m⟨202E⟩",
+        "1 images, 2 turns, last ⟨009B⟩31m⟨202E⟩. ",
+        "1 images, 0 turns, last none. ",
+    ]
+    assert "the model is gone" in done.stderr
+    assert "/nonsense" in done.stderr
+    assert "none.png cannot be read: No such file" in done.stderr
+
+
+def test_chat_several_pictures_are_shown_together(picture: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    cv2.imwrite(str(other), np.full((40, 60, 3), 90, np.uint8))
+    several = f"{other},{other}"
+    done = piped(picture, f"hello\n/image {several}\nhello\n/image {picture}\nhello\n")
+    assert [line[0] for line in done.stdout.splitlines()] == ["1", "2", "1"]
+
+
+def test_chat_pocket_captioner_answers_about_each_picture(
+    picture: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_pictures(tmp_path, 3, seed=9)[2]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/caption\n/image {other.path}\n/caption\n/caption"))
+    assert cli.main(["chat", f"image={picture}"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] != said[1] == said[2]
+    assert said[1] == language.captions(other.scene)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["image=/none.png"], 1, "/none.png cannot be read: No such file"),
+        (["image=README.md"], 1, "README.md cannot be shown: the first bytes"),
+        (["image=README.md", "model=/none"], 1, "model '/none' does not exist"),
+        (["image=README.md", "captioner=none"], 2, "captioner must be set"),
+        ([], 2, "image must be set"),
+    ],
+)
+def test_chat_that_cannot_start_says_why_in_one_line(
+    words: list[str], code: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["chat", *words]) == code
+    (line,) = capfd.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_conversation_shows_the_model_the_pixels_of_a_night(picture: Path) -> None:
+    what = CaptionConfig(GeneratorConfig("pocket:captioner"))
+    (shown,) = read_pictures([str(picture)], Decoding(), caption_view(what))
+    rows = ReadFolder(FolderConfig(str(picture.parent)), FolderRun())(
+        pa.table({"image_id": pa.array([0], pa.int64()), "uri": [picture.name]})
+    )
+    decoded = DecodeImages(DecodeConfig(), DecodeRun(), {"night": caption_view(what)})(rows)
+    assert np.array_equal(shown, unpack_views(decoded, "night")[0])
