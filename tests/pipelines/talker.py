@@ -40,5 +40,5 @@ def _load(config: Any, run: Any) -> Talker:
 if __name__ == "__main__":
     if sys.stdin.isatty():
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C of this terminal reaches this process
-    conversation.load_generator = _load  # type: ignore[assignment]
+    setattr(conversation, "load_generator", _load)  # noqa: B010  the module only borrows the name
     sys.exit(cli.main(["chat", *sys.argv[1:]]))
