@@ -71,7 +71,7 @@ def _answer(talk: Conversation, line: str, told: Console) -> bool:
             case "/image":
                 talk.show(rest.strip())
             case "/caption":
-                _say(talk, talk.prompt(talk.caption_prompt), told)
+                _say(talk, talk.caption(), told)
             case _ if command.startswith("/"):
                 _tell(told, f"unknown command {command}: {_HELP}")
             case _:

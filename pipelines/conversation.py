@@ -49,10 +49,6 @@ class Conversation:
         self._turns: list[Turn] = []
         self.fault: str | None = None
 
-    @property
-    def caption_prompt(self) -> str:
-        return self._what.prompt
-
     def show(self, images: str) -> None:
         """Other pictures, and nothing said about them. Raises: PictureError, and then all is as before."""
         self._images = read_pictures(files_of(images), self._decoding, self._view)
@@ -61,26 +57,31 @@ class Conversation:
     def reset(self) -> None:
         self._turns = []
 
-    def question(self, text: str) -> Generator[str]:
-        """The answer to a question, asked as a night asks it."""
-        return self.prompt(self._what.answer_prompt.replace(_QUESTION, text))
+    def caption(self) -> Generator[str]:
+        """The caption that a night would make: it sees no turns, and is none. Raises: GenerationError."""
+        return self._asked(Request(0, tuple(self._images), self._what.prompt))
 
-    def prompt(self, prompt: str) -> Generator[str]:
+    def question(self, text: str) -> Generator[str]:
         """The parts of an answer, as they come. Closed early, what came so far is what was answered.
 
         After the last part `fault` says what a night would find wrong with it. Raises: GenerationError.
         """
-        self.fault = None
+        prompt, said = self._what.answer_prompt.replace(_QUESTION, text), []
         request = Request(0, tuple(self._images), prompt, tuple(self._turns))
-        said: list[str] = []
         try:
-            for part in self._parts(request):
+            for part in self._asked(request):
                 said.append(part)
                 yield part
-            self.fault = self._fault(request, "".join(said))
         finally:
-            if text := "".join(said).strip():
-                self._turns.append(Turn(prompt, text))
+            if answer := "".join(said).strip():
+                self._turns.append(Turn(prompt, answer))
+
+    def _asked(self, request: Request) -> Generator[str]:
+        self.fault, said = None, []
+        for part in self._parts(request):
+            said.append(part)
+            yield part
+        self.fault = self._fault(request, "".join(said))
 
     def _parts(self, request: Request) -> Iterator[str]:
         if isinstance(self._generator, Streams):
