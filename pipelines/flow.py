@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,9 +20,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.corpus import CorpusError
+from pipelines.local import LoadedStep, run_local
 from pipelines.plan import PlannedShard
 from pipelines.reuse import copies_of, rows_to_compute
-from pipelines.stream import Flow, ShardResult, Step, load_stages, run_stages, write_outputs
+from pipelines.stream import Flow, ShardResult, Step, write_outputs
+from stages.generators.limits import FarLedgers, Ledgers, share
 from stages.schemas import shard_of
 
 
@@ -52,40 +55,57 @@ class ClusterConfig:
             raise ValueError(f"cluster.cpus must be at least 1, got {self.cpus}")
 
 
-def run_flow(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig) -> Iterator[ShardResult]:
-    """Works on the shards and yields each one once its files are written; order is not promised."""
+def run_flow(
+    flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig, ledgers: Ledgers | None = None
+) -> Iterator[ShardResult]:
+    """Works on the shards and yields each one once its files are written; order is not promised.
+
+    `ledgers`: where all workers of a run count what they ask of servers; it may have several flows.
+    """
+    ledgers = ledgers or Ledgers()
     match cluster.backend:
         case Backend.LOCAL:
-            yield from _run_local(flow, shards)
+            share(ledgers)
+            yield from run_local(flow, shards)
         case Backend.RAY:
-            yield from _run_ray(flow, shards, cluster)
-
-
-def _run_local(flow: Flow, shards: Sequence[PlannedShard]) -> Iterator[ShardResult]:
-    loaded = [load_stages(step) for step in flow.steps]
-    for planned in shards:
-        shard = rows_to_compute(flow, planned)
-        for step, stages in zip(flow.steps, loaded, strict=True):
-            shard = run_stages(shard, stages, step.drop)
-        yield write_outputs(flow, planned.shard, shard, copies_of(flow.corpus, planned, flow.outputs))
+            yield from _run_ray(flow, shards, cluster, ledgers)
 
 
 # On Ray Data: one read task = one shard = one block, from the plan to the files.
 
 
-class _LoadedStep:
-    """The body of an actor: the stages of a step, made once."""
+class _Actor(LoadedStep):
+    """The body of an actor. `ledgers`: the actor that counts for all of them."""
 
-    def __init__(self, step: Step) -> None:
-        self._drop = step.drop
-        self._stages = load_stages(step)
+    def __init__(self, step: Step, ledgers: Any) -> None:
+        if ledgers is not None:
+            share(FarLedgers(partial(_call_ledgers, ledgers)))
+        super().__init__(step)
 
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        return run_stages(shard, self._stages, self._drop)
+
+def _call_ledgers(actor: Any, method: str, *arguments: Any) -> Any:
+    import ray
+
+    with plain_errors(()):
+        return ray.get(getattr(actor, method).remote(*arguments))
+
+
+_ledger_actors: "weakref.WeakKeyDictionary[Ledgers, Any]" = weakref.WeakKeyDictionary()
+
+
+def _ledger_actor(step: Step, ledgers: Ledgers) -> Any:
+    """The same for all flows of a run; None where nobody asks a server."""
+    import ray
+
+    if not step.asks_servers:
+        return None
+    if ledgers not in _ledger_actors:
+        _ledger_actors[ledgers] = ray.remote(num_cpus=0)(Ledgers).remote()
+    return _ledger_actors[ledgers]
 
 
 def _run_step_once(step: Step, shard: pa.Table) -> pa.Table:
-    return _LoadedStep(step)(shard)
+    return LoadedStep(step)(shard)
 
 
 def _write_shard(flow: Flow, reusing: Mapping[int, PlannedShard], shard: pa.Table) -> pa.Table:
@@ -95,7 +115,9 @@ def _write_shard(flow: Flow, reusing: Mapping[int, PlannedShard], shard: pa.Tabl
     return pa.table({"result": [json.dumps(asdict(result))]})
 
 
-def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig) -> Iterator[ShardResult]:
+def _run_ray(
+    flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig, ledgers: Ledgers
+) -> Iterator[ShardResult]:
     connect(cluster, flow.steps)
     import ray.data  # after `connect`, which sets what Ray reads as it is imported
 
@@ -103,7 +125,7 @@ def _run_ray(flow: Flow, shards: Sequence[PlannedShard], cluster: ClusterConfig)
     _configure_data(ray.data.DataContext.get_current())
     stream = ray.data.read_datasource(_shard_source(flow, shards), override_num_blocks=len(shards), **_TASK)
     for step in flow.steps:
-        stream = _append(stream, step, len(shards))
+        stream = _append(stream, step, len(shards), _ledger_actor(step, ledgers))
     reusing = {planned.shard: planned for planned in shards if planned.reuses}
     written = stream.map_batches(partial(_write_shard, flow, reusing), num_cpus=_WRITE_CPUS, **_WHOLE_SHARDS)
     with plain_errors([step.name for step in flow.steps]):
@@ -122,16 +144,20 @@ RESTARTS = 3
 _WRITE_CPUS = 0.25  # compression of a shard's rows is milliseconds beside what made them
 
 
-def _append(stream: Any, step: Step, shards: int) -> Any:
+def _append(stream: Any, step: Step, shards: int, ledgers: Any) -> Any:
     from ray.data import ActorPoolStrategy
 
     if step.actors is None:
         return stream.map_batches(partial(_run_step_once, step), **_TASK, **_WHOLE_SHARDS)
     # `map_batches` itself refuses a GPU without a number of rows, which would cut and merge shards.
     return stream.map_batches_internal(
-        type(step.name, (_LoadedStep,), {}),  # Ray says the name of the class when its process died
-        fn_constructor_args=(step,),
-        compute=ActorPoolStrategy(size=min(step.actors.count, shards)),
+        type(step.name, (_Actor,), {}),  # Ray says the name of the class when its process died
+        fn_constructor_args=(step, ledgers),
+        compute=ActorPoolStrategy(
+            size=min(step.actors.count, shards),
+            max_concurrent_calls_per_actor=step.actors.shards_in_flight,
+            enable_true_multi_threading=step.actors.shards_in_flight > 1,
+        ),
         num_cpus=step.actors.cpus,
         num_gpus=step.actors.gpus,
         max_restarts=RESTARTS,

@@ -11,7 +11,7 @@ from pipelines.tracking import TrackingConfig
 from stages.caption import CaptionConfig
 from stages.decode import DecodeConfig, DecodeRun
 from stages.embed import EmbedConfig, EmbedRun
-from stages.generators.config import GeneratorRun
+from stages.generators.config import TAKES_SEVERAL_CALLERS, Backend, GeneratorRun
 from stages.index.config import IndexConfig
 from stages.schemas import Status
 from stages.sources.folder import FolderConfig, FolderRun
@@ -45,6 +45,10 @@ class Encoder:
 
     def __post_init__(self) -> None:
         check_name("encoder.name", self.name)
+        if self.actors.shards_in_flight > 1:
+            raise ValueError(
+                f"actors.shards_in_flight must be 1 for an encoder, got {self.actors.shards_in_flight}"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,16 @@ class Captioner:
 
     def __post_init__(self) -> None:
         check_name("captioner.name", self.name)
+        backend, shards = self.what.generator.backend, self.actors.shards_in_flight
+        if shards > 1 and backend not in TAKES_SEVERAL_CALLERS:
+            able = ", ".join(one.value for one in TAKES_SEVERAL_CALLERS)
+            raise ValueError(
+                f"actors.shards_in_flight must be 1 for {backend.value}, more only for {able}; got {shards}"
+            )
+
+    @property
+    def asks_servers(self) -> bool:
+        return self.what.generator.backend is Backend.OPENAI
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pipelines.source_diff import SourceDiff
 from pipelines.stream import ShardResult
 from pipelines.tally import Tally
 from pipelines.tracking import Tracker
+from stages.generators.limits import Ledgers
 
 _TRACKED_EVERY_S = 5.0
 
@@ -39,6 +40,7 @@ class Night:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     indexes: tuple[IndexFacts, ...] = ()
     known: Known = field(default_factory=Known)
+    ledgers: Ledgers = field(default_factory=Ledgers)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
     over_rejects: bool = False

@@ -18,7 +18,7 @@ from pipelines.index.described import facts_of
 from pipelines.index.reading import has_vectors
 from pipelines.index.stock import take_stock
 from pipelines.index.workers import crew_of
-from pipelines.jobs import NightlyConfig
+from pipelines.jobs import Captioner, NightlyConfig
 from pipelines.lock import locked
 from pipelines.missing import missing_shards
 from pipelines.night import Live, Night, save_record
@@ -108,7 +108,8 @@ def fill(night: Night, live: Live, streams: Streams, reuses: bool) -> None:
                 to_compute.append(planned)
         if to_compute:
             night.tally.expect(flow.steps)
-            for result in run_flow(flow, with_known(corpus, to_compute, night.known), config.cluster):
+            shards = with_known(corpus, to_compute, night.known)
+            for result in run_flow(flow, shards, config.cluster, night.ledgers):
                 live.add(result)
 
 
@@ -168,6 +169,7 @@ class ModelStep:
     name: str
     made: Sequence[ModelProduct]
     actors: Actors
+    asks_servers: bool
 
 
 def _model_steps(config: NightlyConfig, made: Sequence[ModelProduct]) -> list[ModelStep]:
@@ -181,7 +183,11 @@ def _model_steps(config: NightlyConfig, made: Sequence[ModelProduct]) -> list[Mo
         ("generate", by_kind["captions"] + (by_kind["answers"] if same else []), config.captioner),
         ("answer", [] if same else by_kind["answers"], config.answerer),
     ]
-    return [ModelStep(name, products, one.actors) for name, products, one in steps if one and products]
+    return [
+        ModelStep(name, products, one.actors, isinstance(one, Captioner) and one.asks_servers)
+        for name, products, one in steps
+        if one and products
+    ]
 
 
 def _decode_step(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> Step:
@@ -205,4 +211,5 @@ def _model_step(step: ModelStep, still_read_by: Sequence[ModelProduct]) -> Step:
         if product.tags is not None:
             stages.setdefault("tags", product.tags)
         stages[product.name] = product.stage
-    return Step(step.name, stages, step.actors, drop=tuple(view_column(view) for view in sorted(unread)))
+    drop = tuple(view_column(view) for view in sorted(unread))
+    return Step(step.name, stages, step.actors, drop=drop, asks_servers=step.asks_servers)

@@ -24,11 +24,20 @@ Copies: TypeAlias = Mapping[str, pa.Table]
 
 @dataclass(frozen=True)
 class Actors:
-    """A pool of processes that keep a loaded model: how many, and what each one reserves."""
+    """A pool of processes that keep a loaded model: how many, and what each one reserves.
+
+    `shards_in_flight`: on how many shards one process works at once, so that a model that takes requests as
+    they come never runs dry between two shards.
+    """
 
     count: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+    shards_in_flight: int = 1
+
+    def __post_init__(self) -> None:
+        if self.shards_in_flight < 1:
+            raise ValueError(f"shards_in_flight must be at least 1, got {self.shards_in_flight}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class Step:
 
     Without `actors` they run as tasks, made anew for each shard: for stages that load nothing.
     With `isolation` the stages run in a process apart, which may die of a row without harm to this one.
-    `drop` names the columns that nobody needs after this step.
+    `drop` names the columns that nobody needs after this step. `asks_servers`: its stages count what they ask
+    of servers with `stages.generators.limits`, in one account for all actors.
     """
 
     name: str
@@ -45,6 +55,7 @@ class Step:
     actors: Actors | None = None
     isolation: IsolationConfig | None = None
     drop: tuple[str, ...] = ()
+    asks_servers: bool = False
 
 
 @dataclass(frozen=True)

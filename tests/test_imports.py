@@ -45,6 +45,7 @@ LAYERS = [
     {"plan"},
     {"context"},
     {"reuse"},
+    {"local"},
     {"flow", "source_diff", "tally"},
     {"index.layout", "index.workers", "index.reading"},
     {"index.kept", "index.templates"},

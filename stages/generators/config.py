@@ -18,6 +18,10 @@ class Backend(StrEnum):
     VLLM = "vllm"  # vLLM's engine, in this process
 
 
+TAKES_SEVERAL_CALLERS = (Backend.OPENAI, Backend.VLLM)
+"""Backends whose generators several threads may call at once, to work on several shards."""
+
+
 class Quantization(StrEnum):
     """Weights in fewer bits, by bitsandbytes, on a GPU."""
 

@@ -8,8 +8,12 @@ import pytest
 from pipelines.corpus import Corpus
 from pipelines.flow import ClusterConfig, StepDiedError, run_flow
 from pipelines.plan import NEW, extend, planned_shards
-from pipelines.stream import Actors, Flow, Step
+from pipelines.stream import Actors, Flow, Output, Step
+from stages import schemas
 from tests.stages.deadly_images import Killed, NotMade
+
+
+ITEMS = Output("items", schemas.ITEMS)
 
 
 @pytest.fixture
@@ -30,4 +34,4 @@ def test_run_flow_with_a_model_process_that_always_dies_ends_and_names_the_step(
 ) -> None:
     steps = [Step("embed", {"model": stage}, Actors(cpus=0.5))]
     with pytest.raises(StepDiedError, match=says):
-        list(run_flow(Flow(corpus, steps, []), planned_shards(corpus), ClusterConfig()))
+        list(run_flow(Flow(corpus, steps, [ITEMS]), planned_shards(corpus), ClusterConfig()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.checkpoints import ModelLoadError
 from stages.generators.config import ServerRun
-from stages.generators.limits import Usage, shared
+from stages.generators.limits import Grant, Usage, shared
 from stages.generators.protocol import GenerationError, clean
 from stages.generators.server.replies import MalformedReply, parse, usage_of
 
@@ -152,15 +152,17 @@ class Exchange:
     @asynccontextmanager
     async def _granted(self, guess: Usage) -> AsyncIterator[list[Usage]]:
         """Waits until the limits of the run allow a request, which takes the last usage put into the list."""
-        limiter = shared()
-        grant = await asyncio.to_thread(limiter.reserve, self._run, guess)
-        used: list[Usage] = []
+        limiter, used = shared(), list[Usage]()
+        grant = Grant(0)
+        while grant.number is None:
+            await asyncio.sleep(grant.wait_s)
+            grant = await asyncio.to_thread(limiter.reserve, self._run, guess)
         try:
             await asyncio.sleep(grant.wait_s)
             yield used
         finally:
-            limiter_done = asyncio.to_thread(limiter.settle, self._run, grant, used[-1] if used else _NOTHING)
-            await asyncio.shield(limiter_done)
+            done = asyncio.to_thread(limiter.settle, self._run, grant, used[-1] if used else _NOTHING)
+            await asyncio.shield(done)
 
     async def _attempt(self, content: bytes, ends: float, guess: Usage, used: list[Usage]) -> Reply:
         import httpx2

@@ -15,7 +15,7 @@ def _spend(ledger: Ledger, used: Usage, most: int = 1000) -> int:
     """How many requests of this size the ledger allows, one after the other."""
     for count in range(most):
         try:
-            grant = ledger.reserve(used)
+            grant = ledger.reserve(Usage(10**6, 10**6))
         except BudgetSpent:
             return count
         ledger.settle(grant, used)
@@ -63,13 +63,35 @@ def test_cost_budget_counts_prompt_and_completion_at_their_prices() -> None:
     assert _spend(Ledger(server), Usage(0, 10)) == 10
 
 
-def test_budget_counts_what_is_in_flight() -> None:
+def test_budget_counts_what_is_under_way_and_ends_only_after_it() -> None:
     ledger = Ledger(ServerRun(max_tokens_total=1000))
-    grants = [ledger.reserve(REQUEST) for _ in range(10)]
+    ledger.settle(ledger.reserve(REQUEST), REQUEST)
+    grants = [ledger.reserve(REQUEST) for _ in range(9)]
+    assert None not in [grant.number for grant in grants]
+    assert ledger.reserve(REQUEST).number is None
+    ledger.settle(grants.pop(), Usage(0, 0))
+    grants.append(ledger.reserve(REQUEST))
+    assert grants[-1].number is not None
+    for grant in grants:
+        assert ledger.reserve(REQUEST).number is None
+        ledger.settle(grant, REQUEST)
     with pytest.raises(BudgetSpent):
         ledger.reserve(REQUEST)
-    ledger.settle(grants.pop(), Usage(0, 0))
+
+
+def test_first_request_goes_alone_where_the_guess_exceeds_the_budget() -> None:
+    ledger = Ledger(ServerRun(max_tokens_total=1000))
+    first = ledger.reserve(Usage(5000, 0))
+    assert first.number is not None
+    assert ledger.reserve(Usage(5000, 0)).number is None
+    ledger.settle(first, REQUEST)
+    assert ledger.reserve(Usage(5000, 0)).number is not None
+
+
+def test_request_of_a_worker_that_died_holds_no_budget_for_ever() -> None:
+    ledger = Ledger(ServerRun(max_tokens_total=150, deadline_s=1e-9))
     ledger.reserve(REQUEST)
+    assert ledger.reserve(REQUEST).number is not None
 
 
 def test_spent_budget_says_what_was_spent_also_from_another_process() -> None:
