@@ -9,6 +9,7 @@ from stages.generators import image_text_to_text
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees
 from stages.generators.protocol import Generator
 from stages.generators.server.served import ServedModel, server_view
+from stages.generators.vilt import Vilt
 from stages.resize import ResizeConfig
 
 
@@ -18,6 +19,8 @@ def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
     match config.backend:
         case Backend.TRANSFORMERS:
             return image_text_to_text.ImageTextToText(config, run)
+        case Backend.VILT:
+            return Vilt(config, run)
         case Backend.OPENAI:
             return ServedModel(config, run)
     raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
@@ -26,7 +29,7 @@ def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
 def generator_view(config: GeneratorConfig) -> ResizeConfig:
     """The view whose pictures the model is given, without loading the model. Raises: ModelLoadError."""
     match config.backend:
-        case Backend.TRANSFORMERS:
+        case Backend.TRANSFORMERS | Backend.VILT:
             return image_text_to_text.picture_view(config)
         case Backend.OPENAI:
             return server_view(config)

@@ -36,6 +36,8 @@ def _tiled(settings: dict[str, Any], cuts: bool) -> int | None:
             return math.ceil(math.sqrt(2 * pixels))
         case {"size": {"longest_edge": int(pixels)}, "merge_size": _}:  # a number of pixels all the same
             return math.ceil(math.sqrt(2 * pixels))
+        case {"size_divisor": _, "size": {"shortest_edge": int(edge)}}:  # ViLT: the longer by 1333 to 800
+            return math.ceil(edge * 1333 / 800)
         case {"do_image_splitting": False, "max_image_size": {"longest_edge": int(edge)}}:
             return edge
         case {"max_patches": int(tiles), "size": {"height": int(height), "width": int(width)}}:

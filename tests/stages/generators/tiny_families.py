@@ -17,6 +17,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 from stages.generators.processors.florence2 import Florence2Pictures
 from stages.generators.processors.internvl import InternVLPictures
@@ -213,6 +214,20 @@ def _florence2(words: int, tokenizer: Any) -> tuple[Any, Any]:
     return transformers.Florence2ForConditionalGeneration(config), Florence2Pictures(pixels, tokenizer)
 
 
+def _vilt(words: int, tokenizer: Any) -> tuple[Any, Any]:
+    answers = ["yes", "no", "red", "two", "a cat", "the moon", "coffee", "left"]
+    config = transformers.ViltConfig(
+        **_VISION,
+        vocab_size=words,
+        pad_token_id=0,
+        max_position_embeddings=32,
+        num_labels=len(answers),
+        id2label=dict(enumerate(answers)),
+    )
+    pixels = ViltImageProcessorPil(size={"shortest_edge": SIDE}, size_divisor=PATCH)
+    return transformers.ViltForQuestionAnswering(config), transformers.ViltProcessor(pixels, tokenizer)
+
+
 BUILDERS: dict[str, Callable[[int, Any], tuple[Any, Any]]] = {
     "blip2": _blip2,
     "deepseek_vl_hybrid": _deepseek_vl_hybrid,
@@ -222,4 +237,5 @@ BUILDERS: dict[str, Callable[[int, Any], tuple[Any, Any]]] = {
     "llava_onevision": _llava_onevision,
     "internvl": _internvl,
     "florence2": _florence2,
+    "vilt": _vilt,
 }

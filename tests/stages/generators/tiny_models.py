@@ -23,14 +23,14 @@ SIDE = 32
 PATCH = 8
 PICTURE_TOKENS = (SIDE // PATCH) ** 2
 KINDS = ("llava", "deepseek_vl", "idefics3", "blip")
-FAMILIES = (*KINDS, *BUILDERS)
-PLAIN = ("blip", "blip2", "florence2")  # no chat template
+FAMILIES = (*KINDS, *(kind for kind in BUILDERS if kind != "vilt"))
+PLAIN = ("blip", "blip2", "florence2", "vilt")  # no chat template
 SHARING = ("llava", "deepseek_vl", "idefics3")
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _VISION = {**_SIZES, "image_size": SIDE, "patch_size": PATCH}
 _SQUARE = {"height": SIDE, "width": SIDE}
-_FRAMES = {"blip": "<s> $A </s>", "florence2": "<s> $A </s>", "blip2": "<s> $A"}
+_FRAMES = {"blip": "<s> $A </s>", "florence2": "<s> $A </s>", "blip2": "<s> $A", "vilt": "<s> $A </s>"}
 _SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<end_of_utterance>"]
 _TILES = ["<global-img>", *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))]
 _CORPUS = [
@@ -57,7 +57,8 @@ def save_model(folder: Path, kind: str, ends: tuple[int, ...] = (2,), seed: int 
     else:
         model, processor = _model(kind, len(tokenizer)), _processor(kind, tokenizer)
     _spread(model.eval())
-    model.generation_config.update(bos_token_id=1, eos_token_id=list(ends), pad_token_id=0)
+    if model.can_generate():
+        model.generation_config.update(bos_token_id=1, eos_token_id=list(ends), pad_token_id=0)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if kind in OFFICIAL:
