@@ -30,9 +30,11 @@ from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, Format, 
 from pipelines.legible import legible, legible_json
 from pipelines.neighbours import join_neighbours
 from pipelines.nightly import nightly, preview
+from pipelines.preview import preview_generators
 from pipelines.redact import redact_text
 from pipelines.search import search
 from pipelines.source_diff import describe_diff
+from pipelines.text_jobs import PreviewConfig
 from pipelines.verify import verify
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
@@ -67,6 +69,7 @@ _USAGE = """darkroom PIPELINE key=value …
 
   darkroom nightly source.path=DIR corpus=DIR          develop what is new: captions, index, report
   darkroom chat image=FILE captioner=NAME              try a generator: questions on a terminal or from a pipe
+  darkroom preview source.path=DIR captioners=A,B n=8  generators on a random handful, side by side
   darkroom search corpus=DIR text="two red circles"    or image=FILE; k=10, where="width > 1024"
   darkroom search corpus=DIR queries=FILE out=FILE     the hits of each query of a Parquet file
   darkroom index corpus=DIR                            an index over its embeddings; merge=true
@@ -165,6 +168,12 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
 def _print_notes(screen: Console, notes: Sequence[str]) -> None:
     for note in notes:
         screen.print(note, soft_wrap=True)
+
+
+def _preview(config: PreviewConfig, screen: Console) -> int:
+    screen.print(terminal.previewed(preview_generators(config)))
+    screen.print(f"page: {config.out}", soft_wrap=True)
+    return 0
 
 
 def _search(config: SearchConfig, screen: Console) -> int:
@@ -273,6 +282,7 @@ def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
 _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "nightly": _nightly,
     "chat": chat,
+    "preview": _preview,
     "search": _search,
     "describe": _describe,
     "index": _index,

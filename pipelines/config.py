@@ -19,7 +19,7 @@ import conf
 from pipelines.composition import build, checked, explain, thawed, unset_sections
 from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, SearchConfig
 from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, NightlyConfig, VerifyConfig
-from pipelines.text_jobs import ChatConfig
+from pipelines.text_jobs import ChatConfig, PreviewConfig
 
 CONF = Path(conf.__file__).parent
 _GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir()) | {"answerer"}
@@ -32,6 +32,7 @@ class ConfigError(Exception):
 PIPELINES: dict[str, type[Any]] = {
     "nightly": NightlyConfig,
     "chat": ChatConfig,
+    "preview": PreviewConfig,
     "search": SearchConfig,
     "describe": DescribeConfig,
     "compact": CompactConfig,
@@ -63,6 +64,20 @@ def load(pipeline: str, overrides: Sequence[str]) -> Any:
                 _set(composed, override, schema)
         return build(schema, OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def option(group: str, name: str, schema: type[Any]) -> Any:
+    """One option of a group by itself, as `schema`. Raises: ConfigError."""
+    allowed = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    if name not in allowed:
+        raise ConfigError(f"{group} must be one of {', '.join(allowed)}, got {name}")
+    try:
+        read = OmegaConf.merge(
+            OmegaConf.structured(thawed(schema)), OmegaConf.load(CONF / group / f"{name}.yaml")
+        )
+        return build(schema, OmegaConf.to_container(read, resolve=True, throw_on_missing=True), group)
+    except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
 
 

@@ -14,21 +14,31 @@ from markupsafe import Markup, escape
 from pipelines import quantities as q
 from pipelines.chart import chart
 from pipelines.facts import IndexReport, Report
+from pipelines.index_facts import IndexFacts
 from pipelines.legible import legible
+from pipelines.preview_facts import PreviewReport
 from stages.base import Image
 
 _DATA_URI = "data:image/jpeg;base64,"
 _JPEG_QUALITY = 82
 
 
-def render(report: Report | IndexReport) -> str:
+def render(report: Report | IndexReport | PreviewReport) -> str:
     """The page as HTML. Everything from data is escaped, and control and bidi characters are made visible."""
-    if isinstance(report, Report):
-        name, indexes = "report.html.j2", report.indexes
-    else:
-        name, indexes = "index.html.j2", (report.index,)
+    name, indexes = _content(report)
     charts = [None if index.measured is None else chart(index.measured) for index in indexes]
     return _template(name).render(report=report, charts=charts)
+
+
+def _content(report: Report | IndexReport | PreviewReport) -> tuple[str, tuple[IndexFacts, ...]]:
+    """The template of a report, and the indexes on it."""
+    match report:
+        case Report():
+            return "report.html.j2", report.indexes
+        case IndexReport():
+            return "index.html.j2", (report.index,)
+        case PreviewReport():
+            return "preview.html.j2", ()
 
 
 def thumbnail(image: Image, size: int) -> str:

@@ -16,6 +16,7 @@ from pipelines import quantities as q
 from pipelines.facts import Compaction, Dataset, Hit, Report, Verification
 from pipelines.index_facts import IndexFacts, IndexPlan
 from pipelines.legible import legible
+from pipelines.preview_facts import PreviewReport, Said
 from stages.index.curve import RECALL_AT, Measured
 
 PLAIN_WIDTH = 160
@@ -47,6 +48,27 @@ def summary(report: Report) -> RenderableType:
         parts.append(_index_table(report.indexes))
     parts.extend(Text(legible(note), style="yellow") for note in report.notes)
     return Group(*parts)
+
+
+def previewed(report: PreviewReport) -> RenderableType:
+    """What each generator says of each picture, and what it takes."""
+    texts = _table("picture", *(writer.name for writer in report.writers))
+    for picture in report.pictures:
+        cells = [Text("\n".join(legible(_line_of(one)) for one in said)) for said in picture.said]
+        shown = [Text(legible(picture.error))] * len(cells) if picture.error else cells
+        texts.add_row(Text(legible(picture.uri)), *shown, end_section=True)
+    taken = _table("generator", "model", "s/picture>", "tokens/picture>", "texts")
+    for writer in report.writers:
+        tokens = q.NONE if writer.tokens is None else f"{writer.tokens:.1f}"
+        statuses = ", ".join(f"{count:,} {status}" for status, count in writer.statuses.items())
+        _add(taken, writer.name, writer.model, f"{writer.seconds:.2f}", tokens, statuses)
+    notes = [Text(legible(note), style="yellow") for note in report.notes]
+    return Group(texts, taken, *notes)
+
+
+def _line_of(said: Said) -> str:
+    asked = f"{said.question} " if said.question else ""
+    return f"{asked}{said.text}" if said.ok else f"{asked}{said.text} ({said.status}: {said.error})"
 
 
 def hits(found: Sequence[Hit]) -> Table:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.composition import REQUIRED
-from pipelines.jobs import Captioner, Decoding, check_text
+from pipelines.jobs import Captioner, Decoding, Source, check_text
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,32 @@ def files_of(images: str) -> list[str]:
     if Path(images).expanduser().exists():
         return [images]
     return [name.strip() for name in images.split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """The generators on `n` random images of a source, and nothing of it kept but the page `out`.
+
+    `captioners`: several at once instead of `captioner`, by the names of their options or by their models.
+    """
+
+    source: Source = REQUIRED
+    decode: Decoding = field(default_factory=Decoding)
+    captioner: Captioner | None = None
+    captioners: tuple[str, ...] = ()
+    answerer: Captioner | None = None
+    questions: tuple[str, ...] = ()
+    n: int = 8
+    seed: int = 0
+    out: str = "preview.html"
+
+    def __post_init__(self) -> None:
+        check_text("out", self.out)
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if not (self.captioners or self.captioner or self.answerer):
+            raise ValueError("captioner, captioners and answerer are all unset: at least one must be set")
+        if self.answerer is not None and not self.questions:
+            raise ValueError("answerer is set and nothing is asked: set questions")
