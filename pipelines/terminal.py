@@ -19,6 +19,7 @@ from pipelines.legible import legible
 from pipelines.preview_facts import PreviewReport, Said
 from stages.index.curve import RECALL_AT, Measured
 
+_LONGEST = 400  # characters of a text that may be a loop; the page has all of it
 PLAIN_WIDTH = 160
 """Columns where the output is a file or a pipe: rich's 80 would fold every URI."""
 
@@ -54,7 +55,7 @@ def previewed(report: PreviewReport) -> RenderableType:
     """What each generator says of each picture, and what it takes."""
     texts = _table("picture", *(writer.name for writer in report.writers))
     for picture in report.pictures:
-        cells = [Text("\n".join(legible(_line_of(one)) for one in said)) for said in picture.said]
+        cells = [Text("\n".join(legible(_line_of(one), _LONGEST) for one in said)) for said in picture.said]
         shown = [Text(legible(picture.error))] * len(cells) if picture.error else cells
         texts.add_row(Text(legible(picture.uri)), *shown, end_section=True)
     taken = _table("generator", "model", "s/picture>", "tokens/picture>", "texts")
