@@ -85,7 +85,8 @@ def load(
 ) -> Any:
     """`model_class.from_pretrained(folder, **options)`, complete and in eval mode on the device.
 
-    Reads safetensors only, runs no code of the checkpoint, and uses no network.
+    Reads safetensors only, runs no code of the checkpoint, and uses no network. With a `device_map` among the
+    options the model stays where that puts it: quantized ones cannot be moved.
     Raises: ModelLoadError, also when a tensor is missing or has another shape.
     """
     place = torch_device(device)
@@ -102,7 +103,7 @@ def load(
             **options,
         )
     _require_complete(folder, info)
-    return model.to(place).eval()
+    return (model if "device_map" in options else model.to(place)).eval()
 
 
 def torch_device(device: Device) -> "torch.device":

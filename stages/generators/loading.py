@@ -9,6 +9,7 @@ from stages.checkpoints import ModelLoadError, load, loading, quiet, read_json, 
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.fit import require_fit
 from stages.generators.processors import processor_class
+from stages.generators.quantization import quantization_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
     folder = resolve(config.model, config.revision)
     kind, encoder_decoder = _require_class(folder)
     processor = _load_processor(folder, kind, "right" if encoder_decoder else "left")
-    model = load(transformers.AutoModelForImageTextToText, folder, config.dtype, run.device)
+    fewer_bits = quantization_options(config.quantization, config.dtype, run)
+    model = load(transformers.AutoModelForImageTextToText, folder, config.dtype, run.device, **fewer_bits)
     require_fit(folder, model, processor)
     chats = bool(processor.chat_template)
     return LoadedModel(

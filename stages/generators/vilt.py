@@ -17,6 +17,7 @@ from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, load, loading, quiet, read_json, resolve
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.protocol import FailedRequest, FinishReason, GenerationError, Request, Result
+from stages.generators.quantization import quantization_options
 from stages.schemas import Status
 
 _GREY = np.full((64, 64, 3), 127, np.uint8)
@@ -43,7 +44,10 @@ class Vilt:
             self._processor = transformers.ViltProcessor.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
-        self._model = load(transformers.ViltForQuestionAnswering, folder, config.dtype, run.device)
+        fewer_bits = quantization_options(config.quantization, config.dtype, run)
+        self._model = load(
+            transformers.ViltForQuestionAnswering, folder, config.dtype, run.device, **fewer_bits
+        )
         # Above 0 a random part of a larger picture's patches is left out, other ones in every call.
         self._model.vilt.embeddings.config.max_image_length = -1
         self._batches = Batches[Request, Result](
