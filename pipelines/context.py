@@ -18,19 +18,12 @@ import pyarrow.parquet as pq
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.plan import PlannedShard, planned_shards, read_planned
 from pipelines.stream import GUEST
+from stages.questions.groups import Grouping
 from stages.schemas import PLAN
 
 _KEYS = ("uri", "image_id")
 _GUESTS = [field for field in PLAN if field.name != "reused_from"]
 ASKED = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("question", pa.string())]))
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Images that belong together: of one value of `by`, in the order of `order`, columns of metadata."""
-
-    by: str
-    order: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +69,19 @@ def read_metadata(location: str) -> pa.Table:
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
         raise CorpusError(f"context.metadata: {location} has several rows of {key} {twice[0]['values']}")
+    return table
+
+
+def read_asked(location: str) -> pa.Table:
+    """Questions of single images: `question`, and `name` where there are names. Raises: CorpusError."""
+    table = read_rows_of("context.questions", location)
+    if "question" not in table.column_names:
+        raise CorpusError(f"context.questions: {location} must have the column question")
+    for column in ("question", "name"):
+        if column in table.column_names and not pa.types.is_string(table.schema.field(column).type):
+            raise CorpusError(f"context.questions: {location}: column {column} must hold texts")
+    if not all(question and question.strip() for question in table["question"].to_pylist()):
+        raise CorpusError(f"context.questions: {location} has a row without a question")
     return table
 
 
@@ -163,7 +169,7 @@ class _Groups:
         ).drop_null()
         ordered = table.sort_by([("by", "ascending"), ("order", "ascending"), ("id", "ascending")])
         grouped = ordered.group_by("by", use_threads=False).aggregate([("id", "list")])["id_list"].to_pylist()
-        self._of = {members[0]: members for members in grouped}
+        self._of: dict[int, list[int]] = {members[0]: members for members in grouped}
 
     def of(self, anchor: int) -> list[int] | None:
         """All members, in order, of the group that this image is the first of."""

@@ -14,7 +14,7 @@ from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, TextEncoder, encoder_view
 from stages.index.vectors import Vectors, vectors_of
 from stages.schemas import Status, embeddings
-from stages.towers import Family, family
+from stages.towers import reads_text
 
 
 class RecordedEncoder:
@@ -42,7 +42,7 @@ class RecordedEncoder:
     @property
     def reads_text(self) -> bool:
         """Whether it has a text tower."""
-        return family(resolve(self.config.model, self.config.revision)) not in (Family.VIT, Family.DINOV2)
+        return reads_text(resolve(self.config.model, self.config.revision))
 
     def texts(self, texts: Sequence[str]) -> Vectors:
         """float32 [texts, dim], unit length."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from pipelines.changes import Change
 from pipelines.corpus import Corpus
-from pipelines.datasets import Product
 from pipelines.jobs import NightlyConfig
 from pipelines.plan import planned_shards
+from pipelines.product import Product
 from pipelines.source_diff import SourceDiff
 
 

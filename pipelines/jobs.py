@@ -128,6 +128,7 @@ class NightlyConfig:
     questions: tuple[str, ...] = ()
     answers: str | None = None
     context: ContextConfig = field(default_factory=ContextConfig)
+    knowledge: str | None = None
     index: IndexConfig | None = None
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.corpus import Corpus
-from pipelines.datasets import ModelProduct, Product
 from pipelines.plan import PlannedShard, planned_shards
+from pipelines.product import ModelProduct, Product
 
 
 @dataclass(frozen=True)

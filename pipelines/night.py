@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pipelines.config import as_dict, to_yaml
 from pipelines.context import Known
 from pipelines.corpus import Corpus
-from pipelines.datasets import Product
 from pipelines.facts import Report
 from pipelines.index_facts import IndexFacts
 from pipelines.jobs import NightlyConfig
 from pipelines.plan import planned_shards
+from pipelines.product import Product
 from pipelines.progress import ProgressDisplay
 from pipelines.redact import redact
 from pipelines.report import render
@@ -37,9 +37,9 @@ class Night:
     wanted: Mapping[str, Product]
     diff: SourceDiff
     tally: Tally
+    known: Known
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     indexes: tuple[IndexFacts, ...] = ()
-    known: Known = field(default_factory=Known)
     ledgers: Ledgers = field(default_factory=Ledgers)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
@@ -49,12 +49,17 @@ class Night:
 
     @classmethod
     def begin(
-        cls, config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], diff: SourceDiff
+        cls,
+        config: NightlyConfig,
+        corpus: Corpus,
+        wanted: Mapping[str, Product],
+        diff: SourceDiff,
+        known: Known,
     ) -> "Night":
         planned = {shard.shard for shard in planned_shards(corpus)}
         done = Counter({name: len(planned.intersection(corpus.shards(name))) for name in wanted})
         tally = Tally(dict.fromkeys(wanted, len(planned)), done)
-        return cls(config, corpus, wanted, diff, tally)
+        return cls(config, corpus, wanted, diff, tally, known)
 
     @property
     def items(self) -> int:

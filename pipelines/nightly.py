@@ -6,11 +6,12 @@ from functools import partial
 
 from rich.console import Console
 
+from pipelines.answering import known_of
 from pipelines.changes import record
 from pipelines.config import as_dict
 from pipelines.context import with_known
 from pipelines.corpus import Corpus
-from pipelines.datasets import ModelProduct, Product, given_to, products
+from pipelines.datasets import products
 from pipelines.flow import run_flow
 from pipelines.forecast import Forecast, forecast
 from pipelines.index.build import Job, build_index
@@ -24,6 +25,7 @@ from pipelines.missing import missing_shards
 from pipelines.night import Live, Night, save_record
 from pipelines.page import night_report
 from pipelines.plan import PlannedShard, extend
+from pipelines.product import ModelProduct, Product, given_to
 from pipelines.progress import ProgressDisplay
 from pipelines.reuse import copy_shard
 from pipelines.source_diff import SourceDiff
@@ -49,11 +51,14 @@ def nightly(config: NightlyConfig, terminal: Console) -> Night:
     LockedError.
     """
     corpus, wanted, listing = Corpus(config.corpus), products(config), list_source(config.source)
+    known = known_of(config)
     check_night(config, corpus, wanted, len(listing))
     with locked(corpus, config.steal_lock) as held:
         diff = survey(config, held, wanted, listing)
         take_up(config, held, wanted, diff)
-        return develop(config, held, wanted, diff, terminal)
+        night = Night.begin(config, held, wanted, diff, known)
+        develop(night, terminal)
+        return night
 
 
 def preview(config: NightlyConfig) -> Forecast:
@@ -63,18 +68,12 @@ def preview(config: NightlyConfig) -> Forecast:
     return forecast(config, corpus, wanted, survey(config, corpus, wanted, listing))
 
 
-def develop(
-    config: NightlyConfig,
-    corpus: Corpus,
-    wanted: Mapping[str, Product],
-    diff: SourceDiff,
-    terminal: Console,
-) -> Night:
+def develop(night: Night, terminal: Console) -> None:
     """What the holder of the corpus's lock does: everything that was planned and is not there."""
-    night, missing = Night.begin(config, corpus, wanted, diff), missing_shards(corpus, wanted)
+    config, corpus, missing = night.config, night.corpus, missing_shards(night.corpus, night.wanted)
     night.notes += missing.notes
     if not missing.streams and not index_is_due(night):
-        return night
+        return
     with (
         track(config.tracking, Run(night.run, config.corpus, as_dict(config)), night.notes.append) as tracker,
         ProgressDisplay(terminal) as display,
@@ -90,7 +89,6 @@ def develop(
         night.check_rejects()
         night.report = night_report(night)
         save_record(night, tracker)
-    return night
 
 
 def fill(night: Night, live: Live, streams: Streams, reuses: bool) -> None:

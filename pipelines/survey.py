@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from pipelines.changes import Change, tombstones
 from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
-from pipelines.datasets import Product
 from pipelines.index.texts import read_texts
 from pipelines.jobs import NightlyConfig, Source
+from pipelines.product import Product
 from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.index.blas import check_installed
 from stages.index.choice import choose_factory

@@ -9,6 +9,7 @@ from stages.generators.asking import ask, retried
 from stages.generators.backends import generator_view, load_generator
 from stages.generators.checks import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.known import captions_of, embeddings_of
 from stages.generators.protocol import Generator, Request
 from stages.generators.records import failed, recorded
 from stages.resize import ResizeConfig
@@ -39,6 +40,7 @@ def caption_view(config: CaptionConfig) -> ResizeConfig:
 class CaptionImages:
     """(rows with the view of `caption_view`, `status`, `error`) -> the same rows + `caption`.
 
+    Models that are given something else than pixels read that too: `text:caption` (string), `embedding`.
     `caption` is a CAPTION_COLUMN struct in every row. Its text is null where the view is null, and the status
     then is the item's, and where the model fails on the picture. A text that the checks find fault with stays
     beside its status. Raises: ModelLoadError; GenerationError, and what the model raises, if on any picture.
@@ -50,8 +52,11 @@ class CaptionImages:
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         images = unpack_views(shard, self._view)
+        beside = zip(images, captions_of(shard), embeddings_of(shard), strict=True)
         requests = [
-            Request(row, (image,), self._prompt) for row, image in enumerate(images) if image is not None
+            Request(row, (image,), self._prompt, known=known, embedding=vector)
+            for row, (image, known, vector) in enumerate(beside)
+            if image is not None
         ]
         outcomes = ask(self._generator, requests, self._checks)
         found = {request.id: outcome for request, outcome in zip(requests, outcomes, strict=True)}

@@ -71,14 +71,18 @@ class _Item:
     views: dict[ResizeConfig, Image] = field(default_factory=dict)
 
 
+# What nobody needs once a file was read.
+_READ = ("bytes", "expected_sha256", "size", "mtime_ns")
+
+
 class DecodeImages:
     """(rows with `bytes`) -> the same rows without, + sha256, format, sizes, and a `view:NAME` each.
 
     Columns in: image_id, uri, bytes (large_binary; null where the source failed), status, error, and
     optionally expected_sha256: where the bytes have another one the row becomes `changed`.
     Columns out: image_id, uri, sha256 (hex, of the bytes), format, original_height, original_width
-    (as stored), height, width (as displayed), status, error, then the views. What a file is found
-    to be stays in the row also where its status is not `ok`. A bad image costs no other.
+    (as stored), height, width (as displayed), status, error, then the views, and whatever else came in. What
+    a file is found to be stays in the row also where its status is not `ok`. A bad image costs no other.
     """
 
     def __init__(self, config: DecodeConfig, run: DecodeRun, views: Mapping[str, ResizeConfig]) -> None:
@@ -165,7 +169,12 @@ class DecodeImages:
         packed = {config: pack_views([item.views.get(config) for item in items]) for config in self._sizes}
         for name, config in self._views.items():
             columns[view_column(name)] = packed[config]
-        return pa.table(columns)
+        others = {
+            name: shard.column(name)
+            for name in shard.column_names
+            if name not in _READ and name not in columns
+        }
+        return pa.table(columns | others)
 
 
 def _rows(shard: pa.Table) -> Iterator[_Row]:

@@ -51,6 +51,11 @@ def family(folder: Path) -> Family:
         ) from None
 
 
+def reads_text(folder: Path) -> bool:
+    """Whether it has a text tower. Raises: ModelLoadError."""
+    return family(folder) not in (Family.VIT, Family.DINOV2)
+
+
 def geometry(folder: Path) -> Geometry:
     """Sizes as config.json has them, without loading the model."""
     kind = family(folder)

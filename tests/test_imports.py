@@ -60,6 +60,8 @@ LAYERS = [
     {"config"},
     {"conversation"},
     {"chat"},
+    {"product"},
+    {"answering"},
     {"datasets", "search", "describe", "compact", "forget", "indexing"},
     {"batch_search", "neighbours"},
     {"integrity", "index.inspection", "index.salvage", "repair", "verify"},

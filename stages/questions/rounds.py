@@ -103,7 +103,8 @@ class _Asker:
         known = {name: _joined(name, rows) for name in _KNOWN if all(name in row.values for row in rows)}
         images = tuple(row.image for row in rows if row.image is not None)
         schema = one.question.answer_schema if one.question else None
-        return Request(id, images, one.prompt, one.turns, known, schema)
+        vector = rows[0].embedding if len(rows) == 1 else None
+        return Request(id, images, one.prompt, one.turns, known, schema, embedding=vector)
 
     def _alone(self, one: Asked, row: int) -> Asked:
         item = self._rows[row]

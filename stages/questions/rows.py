@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from stages.base import Image, unpack_views
+from stages.generators.known import embeddings_of
 from stages.questions.plan import Needs
 from stages.questions.templates import as_text
 from stages.schemas import Status
@@ -26,13 +29,14 @@ class Row:
     asked: Sequence[tuple[str | None, str]] = ()
     group: Sequence[int] | None = None
     guest: bool = False
+    embedding: npt.NDArray[np.float16] | None = None
 
 
 def read_rows(shard: pa.Table, view: str, needs: Needs, asked: bool) -> list[Row]:
     """Raises: ValueError for a column that the questions need and the table lacks."""
     _require(shard, needs, asked)
     read = {name: _column(shard, name) for name in ("status", "error", "image_id", "asked", "group", "guest")}
-    values = list(_values(shard))
+    values, vectors = list(_values(shard)), embeddings_of(shard)
     return [
         Row(
             image=image,
@@ -43,6 +47,7 @@ def read_rows(shard: pa.Table, view: str, needs: Needs, asked: bool) -> list[Row
             asked=[(one["name"], one["question"]) for one in read["asked"][row] or ()] if asked else (),
             group=read["group"][row],
             guest=bool(read["guest"][row]),
+            embedding=vectors[row],
         )
         for row, image in enumerate(unpack_views(shard, view))
     ]

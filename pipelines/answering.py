@@ -1,0 +1,108 @@
+"""The answers that a night asks for: the questions, who answers them, and what else these read."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import ConfigError
+from pipelines.context import Known, read_asked, read_metadata
+from pipelines.corpus import DatasetInfo
+from pipelines.jobs import Captioner, NightlyConfig
+from pipelines.product import ModelProduct, generation, given, view_name
+from pipelines.stream import Output
+from stages import answer, tags
+from stages.answer import AnswerConfig, AnswerQuestions, answer_view
+from stages.base import StageFactory
+from stages.checkpoints import resolve
+from stages.embed import TextEncoder
+from stages.generators.backends import generator_needs
+from stages.questions.columns import answers_schema
+from stages.questions.files import load_questions
+from stages.questions.knowledge import load_knowledge
+from stages.tags import TagImages, Vocabulary
+from stages.towers import reads_text
+
+
+def answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
+    plan, own = load_questions(config.questions), config.context.questions is not None
+    known = load_knowledge(config.knowledge) if config.knowledge else None
+    what = AnswerConfig(
+        writer.what.generator, plan, writer.what.answer_prompt, writer.what.checks, known, own
+    )
+    tagged = _tags(config) if plan.needs.tags else None
+    columns = {
+        *generator_needs(what.generator),
+        *(["caption"] if plan.needs.captions else []),
+        *(["embedding"] if tagged else []),
+        *(f"text:{one}" for one in plan.needs.texts),
+    }
+    name, schema = f"answers/{config.answers or writer.name}", answers_schema(plan)
+    info = DatasetInfo.of(name, schema, _asked(config, writer, what, tagged), model=what.generator.model)
+    # Pictures of the same bytes need not have the same metadata, questions or neighbours.
+    output = Output(name, schema, "answers", shareable=not (own or plan.needs.beyond_pixels))
+    return ModelProduct(
+        info,
+        output,
+        answer_view(what),
+        partial(AnswerQuestions, what, writer.how, view_name(answer_view(what))),
+        tuple(given(config, column) for column in sorted(columns)),
+        tagged,
+        grouped=plan.needs.group is not None,
+    )
+
+
+def _asked(
+    config: NightlyConfig, writer: Captioner, what: AnswerConfig, tagged: StageFactory | None
+) -> dict[str, Any]:
+    """What identifies answers. Questions of single images and metadata are data, as the images are."""
+    asked = {
+        "version": answer.VERSION,
+        "prompt": what.prompt,
+        "checks": asdict(what.checks),
+        "knowledge": what.knowledge.digest if what.knowledge else None,
+        "captions": config.context.captions,
+        "tags": {"version": tags.VERSION, **asdict(_vocabulary(config))} if tagged else None,
+        **asdict(what.plan),
+    }
+    return generation(config, writer, answers=asked)
+
+
+def _tags(config: NightlyConfig) -> StageFactory:
+    """Raises: ConfigError where there are no labels, or no encoder that could tell them apart."""
+    if config.encoder is None:
+        raise ConfigError("encoder must be set for {tags}: labels are compared with embeddings")
+    encoder = config.encoder.what
+    if not reads_text(resolve(encoder.model, encoder.revision)):
+        raise ConfigError(f"encoder.what.model must read texts for {{tags}}, {encoder.model} does not")
+    return partial(TagImages, _vocabulary(config), partial(TextEncoder, encoder, config.encoder.how))
+
+
+def _vocabulary(config: NightlyConfig) -> Vocabulary:
+    wanted = config.context.tags
+    if wanted is None:
+        raise ConfigError("context.tags.labels must name a file of labels, one a line, for {tags}")
+    try:
+        lines = Path(wanted.labels).expanduser().read_text("utf-8").splitlines()
+        return Vocabulary(
+            tuple(line.strip() for line in lines if line.strip()), wanted.count, wanted.template
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"context.tags: {wanted.labels}: {error}") from error
+
+
+def known_of(config: NightlyConfig) -> Known:
+    """What the files of the context hold. Raises: CorpusError; ConfigError for columns that are not there."""
+    if not config.asks:
+        return Known()
+    needs, context = load_questions(config.questions).needs, config.context
+    if needs.metadata and context.metadata is None:
+        raise ConfigError(
+            f"context.metadata must be a file with {', '.join(needs.metadata)}: questions need it"
+        )
+    metadata = read_metadata(context.metadata) if needs.metadata and context.metadata else None
+    missing = set(needs.metadata) - set(metadata.column_names if metadata else ())
+    if missing:
+        raise ConfigError(f"context.metadata: {context.metadata} has no column {', '.join(sorted(missing))}")
+    asked = read_asked(context.questions) if context.questions else None
+    return Known(metadata, asked, needs.group)

@@ -1,0 +1,120 @@
+"""What is known of images beside their pixels: read, checked, and handed to the shard it belongs to."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.context import Known, read_metadata, read_rows_of, with_context, with_known
+from pipelines.corpus import CorpusError
+from pipelines.plan import planned_shards, read_planned
+from pipelines.stream import GUEST
+from stages.questions.groups import Grouping
+from stages.schemas import image_id
+from tests.pipelines.small_corpus import ROWS, make_corpus
+
+CLIPS = [
+    ("a", image_id(0, 6), 1),
+    ("a", image_id(0, 7), 0),
+    ("a", image_id(1, 0), 2),
+    ("b", image_id(1, 3), 0),
+]
+
+
+def metadata() -> pa.Table:
+    rows = [{"uri": f"{item}.png", "clip": clip, "frame": frame} for clip, item, frame in CLIPS]
+    return pa.Table.from_pylist(rows)
+
+
+def streams(folder: Path, known: Known) -> list[pa.Table]:
+    """The rows that the shards of a corpus of two begin with."""
+    corpus = make_corpus(folder, shards=2)
+    shards = with_known(corpus, planned_shards(corpus), known)
+    return [
+        with_context(read_planned(corpus, shard).drop_columns(["reused_from"]), shard.context)
+        for shard in shards
+    ]
+
+
+def test_metadata_reaches_the_row_of_its_uri_and_no_other(tmp_path: Path) -> None:
+    for number, rows in enumerate(streams(tmp_path, Known(metadata()))):
+        expected = {item: {"clip": clip, "frame": frame} for clip, item, frame in CLIPS}
+        ids = [image_id(number, row) for row in range(ROWS)]
+        assert rows["image_id"].to_pylist() == ids
+        nothing = {"clip": None, "frame": None}
+        assert [row or nothing for row in rows["metadata"].to_pylist()] == [
+            expected.get(item, nothing) for item in ids
+        ]
+
+
+def test_questions_by_image_id_reach_their_image_in_order(tmp_path: Path) -> None:
+    item = image_id(1, 2)
+    asked = pa.table({"image_id": [item, image_id(0, 0), item], "question": ["one?", "two?", "three?"]})
+    first, second = streams(tmp_path, Known(asked=asked))
+    assert [one["question"] for one in second["asked"].to_pylist()[2]] == ["one?", "three?"]
+    assert [one["question"] for one in first["asked"].to_pylist()[0]] == ["two?"]
+    assert sum(len(one) for rows in (first, second) for one in rows["asked"].to_pylist()) == 3
+
+
+def test_groups_stand_at_their_first_image_with_guests_of_other_shards(tmp_path: Path) -> None:
+    known = Known(metadata(), grouping=Grouping("clip", "frame"))
+    first, second = streams(tmp_path, known)
+    members = [image_id(0, 7), image_id(0, 6), image_id(1, 0)]
+    assert first["group"].to_pylist() == [None] * 7 + [members] + [None]
+    assert first["image_id"].to_pylist()[ROWS:] == [image_id(1, 0)]
+    assert first[GUEST].to_pylist() == [False] * ROWS + [True]
+    assert first["uri"].to_pylist()[ROWS:] == [f"{image_id(1, 0)}.png"]
+    assert second["group"].to_pylist() == [None] * 3 + [[image_id(1, 3)]] + [None] * 4
+    assert second[GUEST].to_pylist() == [False] * ROWS
+
+
+def test_nothing_known_leaves_the_rows_as_they_are(tmp_path: Path) -> None:
+    for rows in streams(tmp_path, Known()):
+        assert rows.column_names == ["image_id", "uri", "size", "mtime_ns"]
+
+
+def test_grouping_by_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"^context\.metadata has no column shot.* clip, frame$"):
+        streams(tmp_path, Known(metadata(), grouping=Grouping("shot", "frame")))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_metadata_file_of_any_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"known.{suffix}"
+    match suffix:
+        case "parquet":
+            pq.write_table(pa.table({"uri": ["a.png", "b.png"], "width": [3, 4]}), file)
+        case "csv":
+            file.write_text("uri,width\na.png,3\nb.png,4\n")
+        case _:
+            file.write_text('{"uri": "a.png", "width": 3}\n{"uri": "b.png", "width": 4}\n')
+    assert read_metadata(str(file)).to_pydict() == {"uri": ["a.png", "b.png"], "width": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wrong"),
+    [
+        ("a.txt", "uri\n", "must be a file of"),
+        ("a.csv", "width\n3\n", "must have one of the columns uri, image_id"),
+        ("a.csv", "uri,image_id\na.png,3\n", "must have one of the columns"),
+        ("a.csv", "image_id\nfirst\n", "column image_id must hold int64"),
+        ("a.csv", "uri,width\na.png,1\na.png,2\n", "several rows of uri a.png"),
+        ("a.jsonl", "{", "cannot be read"),
+        ("missing.csv", None, "cannot be read"),
+    ],
+)
+def test_metadata_file_that_cannot_serve_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: str | None, wrong: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(CorpusError, match=wrong) as raised:
+        read_metadata(str(tmp_path / name))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_image_ids_that_are_texts_of_numbers_are_read_as_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"image_id": "7", "question": "why?"}\n')
+    table = read_rows_of("context.questions", str(tmp_path / "a.jsonl"))
+    assert table["image_id"].to_pylist() == [7]
