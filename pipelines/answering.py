@@ -9,7 +9,7 @@ from pipelines.config import ConfigError
 from pipelines.context import Known, read_asked, read_metadata
 from pipelines.corpus import DatasetInfo
 from pipelines.jobs import Captioner, NightlyConfig
-from pipelines.product import ModelProduct, generation, given, view_name
+from pipelines.product import ModelProduct, generation, given, named, view_name
 from pipelines.stream import Output
 from stages import answer, tags
 from stages.answer import AnswerConfig, AnswerQuestions, answer_view
@@ -25,8 +25,10 @@ from stages.towers import reads_text
 
 
 def answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
-    plan, own = load_questions(config.questions), config.context.questions is not None
-    known = load_knowledge(config.knowledge) if config.knowledge else None
+    with named("questions"):
+        plan, own = load_questions(config.questions), config.context.questions is not None
+    with named("knowledge"):
+        known = load_knowledge(config.knowledge) if config.knowledge else None
     what = AnswerConfig(
         writer.what.generator, plan, writer.what.answer_prompt, writer.what.checks, known, own
     )

@@ -24,6 +24,7 @@ from pipelines.stream import ShardResult
 from pipelines.tally import Tally
 from pipelines.tracking import Tracker
 from stages.generators.limits import Ledgers
+from stages.schemas import Status
 
 _TRACKED_EVERY_S = 5.0
 
@@ -71,7 +72,9 @@ class Night:
         for dataset, rows in sorted(self.tally.rows.items(), key=lambda found: found[0] != ITEMS):
             if self.over_rejects:
                 return
-            share = self.tally.rejected(dataset) / max(rows, 1)
+            # A question that an image has not what it takes for is no failure of the night's.
+            not_asked = self.tally.rejects.get(dataset, Counter())[Status.NOT_ASKED]
+            share = (self.tally.rejected(dataset) - not_asked) / max(rows, 1)
             if share > self.config.max_reject_ratio:
                 self.over_rejects = True
                 self.notes.append(

@@ -68,6 +68,7 @@ def view_name(view: ResizeConfig) -> str:
 
 @contextmanager
 def named(key: str) -> Iterator[None]:
+    """What is wrong with a section is said with its key."""
     try:
         yield
     except (ModelLoadError, ValueError) as error:

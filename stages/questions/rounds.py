@@ -117,12 +117,11 @@ class _Asker:
         item, grouping = self._rows[row], self._plan.needs.group
         assert grouping
         if item.group is None:
-            columns = (f"metadata.{grouping.by}", f"metadata.{grouping.order}")
-            missing = next((column for column in columns if column not in item.values), None)
-            if missing is None:
-                return None  # another picture is the first of its group
+            by, order = f"metadata.{grouping.by}", f"metadata.{grouping.order}"
+            if by not in item.values or order in item.values:
+                return None  # in no group, or another picture is the first of it
             alone = self._alone(one, row)
-            return alone if alone.outcome else one.not_asked(f"no {missing}")
+            return alone if alone.outcome else one.not_asked(f"no {order}")
         strange = [id for id in item.group if id not in self._places]
         if strange:
             raise ValueError(
