@@ -144,8 +144,8 @@ class NightlyConfig:
 
     def __post_init__(self) -> None:
         check_text("corpus", self.corpus)
-        if self.encoder is None and self.captioner is None:
-            raise ValueError("encoder and captioner are both null: at least one must be set")
+        if self.encoder is None and self.captioner is None and self.answerer is None:
+            raise ValueError("encoder, captioner and answerer are all null: at least one must be set")
         if self.asks and self.answering is None:
             raise ValueError("questions need a model that answers them: set answerer or captioner")
         if self.answerer is not None and not self.asks:

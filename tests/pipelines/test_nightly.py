@@ -18,6 +18,7 @@ from pipelines.search import Searcher
 from stages.pocket import language
 from stages.pocket.corpus import Written, write_broken, write_pictures
 from stages.schemas import row_of, shard_of
+from tests.stages.unmeasured import unmeasured
 
 PICTURES, BROKEN, SEED = 60, 4, 23
 QUESTION = "how many objects are there?"
@@ -295,6 +296,11 @@ def test_nightly_on_ray_writes_the_same_shards(
         assert other.info(dataset) == corpus.info(dataset)
         assert other.shards(dataset) == corpus.shards(dataset)
         for shard in corpus.shards(dataset):
+            if dataset.partition("/")[0] in ("captions", "answers"):
+                found, expected = (one.read_shard(dataset, shard) for one in (other, corpus))
+                assert found.schema == expected.schema
+                assert unmeasured(found) == unmeasured(expected)
+                continue
             name = f"shard-{shard:010d}.parquet"
             assert other.read_bytes(dataset, name) == corpus.read_bytes(dataset, name), (dataset, shard)
 
