@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipelines import cli
@@ -164,9 +165,10 @@ def test_answerer_after_the_captions_reads_those_that_are_there(
     words = [word for word in photos.words(tmp_path / "corpus", *later) if not word.startswith("questions=")]
     assert cli.main([*words, "questions=['{caption} what is it?']"]) == 0
     made = read(Corpus(str(tmp_path / "corpus")), "answers/later")
+    made = made.filter(pc.equal(made["name"], "0"))  # without the question that one image brings
     captions = read(corpus, "captions/pocket")["caption"].to_pylist()
-    by_image = dict(zip(made["image_id"].to_pylist(), made["question"].to_pylist(), strict=True))
-    assert all(caption in question for caption, question in zip(captions, by_image.values(), strict=True))
+    questions = made["question"].to_pylist()
+    assert all(caption in question for caption, question in zip(captions, questions, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pipelines.stream import Actors, Flow, Output, Step
 from stages import schemas
 from tests.stages.deadly_images import Killed, NotMade
 
-
 ITEMS = Output("items", schemas.ITEMS)
 
 
