@@ -398,11 +398,13 @@ def test_generate_of_a_server_that_goes_away_ends_the_run() -> None:
 
 def test_generate_waits_for_a_server_that_comes_back() -> None:
     with ChatServer(_echo) as server:
-        model, port = _model(server), int(server.url.split(":")[2].partition("/")[0])
+        model, port = _model(server), server.port
         model.generate(_requests(3))
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(model.generate, _requests(3))
-        time.sleep(0.3)  # requests fail meanwhile; without the wait the test would only be easier
+        with ChatServer(lambda asked: RESET, port) as dying:
+            waiting = thread.submit(model.generate, _requests(3))
+            while not dying.asked:
+                time.sleep(0.01)
         with ChatServer(_echo, port):
             assert all(isinstance(result, Result) for result in waiting.result())
 
