@@ -10,6 +10,7 @@ from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, See
 from stages.generators.protocol import Generator
 from stages.generators.server.served import ServedModel, server_view
 from stages.generators.vilt import Vilt
+from stages.generators.vllm import load_engine_model
 from stages.resize import ResizeConfig
 
 
@@ -23,13 +24,15 @@ def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
             return Vilt(config, run)
         case Backend.OPENAI:
             return ServedModel(config, run)
+        case Backend.VLLM:
+            return load_engine_model(config, run)
     raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
 
 
 def generator_view(config: GeneratorConfig) -> ResizeConfig:
     """The view whose pictures the model is given, without loading the model. Raises: ModelLoadError."""
     match config.backend:
-        case Backend.TRANSFORMERS | Backend.VILT:
+        case Backend.TRANSFORMERS | Backend.VILT | Backend.VLLM:
             return image_text_to_text.picture_view(config)
         case Backend.OPENAI:
             return server_view(config)
