@@ -9,17 +9,17 @@ import pyarrow as pa
 
 from stages.base import with_notes
 from stages.generators.asking import Outcome, ask, retried
-from stages.generators.backends import generator_view, load_generator
+from stages.generators.backends import generator_needs, generator_view, load_generator
 from stages.generators.checks import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.protocol import Generator, Result
-from stages.generators.records import finished
+from stages.generators.records import recorded
 from stages.questions.columns import answers_column
 from stages.questions.knowledge import Knowledge, Terms
 from stages.questions.plan import DISCLAIMER, Question, QuestionPlan
 from stages.questions.prompts import QUESTION
 from stages.questions.rounds import Asked, ask_all
-from stages.questions.rows import read_rows
+from stages.questions.rows import Reads, read_rows
 from stages.questions.typed import typed_answer
 from stages.resize import ResizeConfig
 from stages.schemas import Status
@@ -57,10 +57,10 @@ def answer_view(config: AnswerConfig) -> ResizeConfig:
 class AnswerQuestions:
     """(rows with the view of `answer_view`, `status`, `error`) -> the same rows + `answers`.
 
-    Reads what `config.plan.needs` says besides: `caption` (CAPTION_COLUMN), `text:ocr` (string), `tags`
-    (list<string>), `metadata` (struct), `group` (list<int64>: on the first picture of a group the ids of all
-    its pictures in order) with `image_id`, `guest` (bool); and `asked` (list<struct<name, question>>) where
-    the config says so.
+    Reads what `config.plan.needs` and the model need besides, and nothing else: `caption` (CAPTION_COLUMN),
+    `text:ocr` (string), `tags` (list<string>), `metadata` (struct), `group` (list<int64>: on the first
+    picture of a group the ids of all its pictures in order) with `image_id`, `embedding`, `guest` (bool);
+    and `asked` (list<struct<name, question>>) where the config says so.
 
     `answers` is a list of `answers_column(plan)` in every row: one struct for each question that was asked,
     in the order of the plan, the picture's own ones last, `question_id` its place. A question about a group
@@ -74,13 +74,15 @@ class AnswerQuestions:
 
     def __init__(self, config: AnswerConfig, run: GeneratorRun, view: str) -> None:
         self._generator: Generator = load_generator(config.generator, run)
-        self._config, self._view = config, view
+        self._config = config
+        needs, own = config.plan.needs, ("asked",) if config.asked else ()
+        self._reads = Reads(view, (*needs.columns, *own, *generator_needs(config.generator)), needs.metadata)
         self._column = answers_column(config.plan)
         self._terms = None if config.knowledge is None else Terms(config.knowledge)
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         config = self._config
-        rows = read_rows(shard, self._view, config.plan.needs, config.asked)
+        rows = read_rows(shard, self._reads)
         asking = partial(ask, self._generator, checks=config.checks)
         asked = ask_all(rows, config.plan, config.prompt, asking)
         answers = [[self._answer(one) for one in own] for own in asked]
@@ -96,7 +98,7 @@ class AnswerQuestions:
             "name": one.name,
             "question": one.text,
             "images": one.images,
-            **_recorded(outcome),
+            **recorded(outcome, "answer"),
             **columns,
         }
         if self._terms and outcome.result:
@@ -115,11 +117,6 @@ def _typed(question: Question | None, outcome: Outcome) -> tuple[Outcome, dict[s
         except ValueError as error:
             return replace(outcome, status=Status.INVALID_JSON, error=str(error), data=None), columns
     return outcome, columns
-
-
-def _recorded(outcome: Outcome) -> dict[str, Any]:
-    ended = {"status": outcome.status.value, "error": outcome.error}
-    return ended if outcome.result is None else finished(outcome.result, "answer") | ended
 
 
 def _readable(outcome: Outcome, result: Result) -> str:

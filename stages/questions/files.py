@@ -17,7 +17,8 @@ READY_MADE = tuple(
 )
 _SUFFIXES = (".yaml", ".yml", ".jsonl")
 _SET_KEYS = ("language", "disclaimer", "questions")
-_QUESTION_KEYS = ("name", "question", "follows", "images", "answer_schema")
+_QUESTION_KEYS = ("name", "question", "follows", "images", "answer_schema", "tell_schema")
+_NO_TEXTS = ("questions", "answer_schema", "tell_schema")
 _LINE_KEYS = ("language", "disclaimer", *_QUESTION_KEYS)
 
 
@@ -27,10 +28,14 @@ def load_questions(entries: Sequence[str]) -> QuestionPlan:
 
     Raises: ValueError, one line that names file, question and what is allowed.
     """
-    questions: list[Question] = []
-    for entry in entries:
-        questions.extend(_questions(entry.strip(), len(questions)))
-    return QuestionPlan(tuple(questions))
+    plan = QuestionPlan()
+    for entry in map(str.strip, entries):
+        found = _questions(entry, len(plan.questions))
+        try:
+            plan = QuestionPlan((*plan.questions, *found))
+        except ValueError as error:
+            raise ValueError(f"{entry}: {error}") from error
+    return plan
 
 
 def _questions(entry: str, number: int) -> Sequence[Question]:
@@ -105,7 +110,7 @@ def _known_keys(where: str, content: Any, allowed: Sequence[str]) -> dict[str, A
     for key, value in content.items():
         if key not in allowed:
             raise ValueError(f"{where}: {key} is not known: allowed are {', '.join(allowed)}")
-        if key not in ("questions", "answer_schema") and not (isinstance(value, str) and value.strip()):
+        if key not in _NO_TEXTS and not (isinstance(value, str) and value.strip()):
             raise ValueError(f"{where}: {key} must be a text, got {value!r}")
     return dict(content)
 
@@ -114,6 +119,8 @@ def _question(where: str, content: Mapping[str, Any], folder: Path | None) -> Qu
     absent = [key for key in ("name", "question") if key not in content]
     if absent:
         raise ValueError(f"{where}: {absent[0]} must be set")
+    if not isinstance(content.get("tell_schema", True), bool):
+        raise ValueError(f"{where}: tell_schema must be true or false, got {content['tell_schema']!r}")
     if content["name"].isdecimal():
         raise ValueError(f"{where}: name must not be a number: those are of questions without a file")
     try:
@@ -123,6 +130,7 @@ def _question(where: str, content: Mapping[str, Any], folder: Path | None) -> Qu
             follows=content.get("follows"),
             group=parse_grouping(content["images"]) if "images" in content else None,
             answer_schema=_schema(content["answer_schema"], folder) if "answer_schema" in content else None,
+            tell_schema=content.get("tell_schema", True),
             language=content.get("language", "en"),
             disclaimer=content.get("disclaimer"),
         )

@@ -18,8 +18,9 @@ class Question:
     """One question. Raises: ValueError.
 
     `text`: its template. `follows`: the name of the question whose prompt and answer it sees as earlier
-    turns. `group`: which pictures are shown together. `answer_schema`: a JSON schema, as text. `language`: of
-    the words that are added to the prompt. `disclaimer`: what must be read with its answers.
+    turns. `group`: which pictures are shown together. `answer_schema`: a JSON schema, as text, which
+    the prompt holds too unless `tell_schema` is false: for models that were trained on a question without it.
+    `language`: of the words that are added to the prompt. `disclaimer`: what must be read with its answers.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Question:
     follows: str | None = None
     group: Grouping | None = None
     answer_schema: str | None = None
+    tell_schema: bool = True
     language: str = "en"
     disclaimer: str | None = None
 
@@ -62,6 +64,19 @@ class Needs:
     texts: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
     group: Grouping | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the stream that hold it."""
+        found = {
+            "caption": self.captions,
+            "tags": self.tags,
+            "metadata": bool(self.metadata),
+            "group": self.group is not None,
+            "image_id": self.group is not None,
+        }
+        texts = tuple(f"text:{name}" for name in self.texts)
+        return (*(name for name, needed in found.items() if needed), *texts)
 
     @property
     def beyond_pixels(self) -> bool:

@@ -26,6 +26,6 @@ def prompt_of(question: Question, text: str, template: str) -> str:
     lines = [text]
     if question.template.names:
         lines.insert(0, _FENCES[question.language].format(name=question.template.names[0]))
-    if question.answer_schema is not None:
+    if question.answer_schema is not None and question.tell_schema:
         lines.append(_FORM[question.language].format(schema=question.answer_schema))
     return template.replace(QUESTION, "\n".join(lines))

@@ -103,6 +103,7 @@ class _Asker:
         known = {name: _joined(name, rows) for name in _KNOWN if all(name in row.values for row in rows)}
         images = tuple(row.image for row in rows if row.image is not None)
         schema = one.question.answer_schema if one.question else None
+        # A vector stands for one picture.
         vector = rows[0].embedding if len(rows) == 1 else None
         return Request(id, images, one.prompt, one.turns, known, schema, embedding=vector)
 

@@ -1,6 +1,6 @@
 """The rows of a shard as questions see them: a picture, and what is known about it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from stages.base import Image, unpack_views
 from stages.generators.known import embeddings_of
-from stages.questions.plan import Needs
 from stages.questions.templates import as_text
 from stages.schemas import Status
+
+_ALWAYS = ("status", "error", "image_id", "guest")
+_KNOWN = ("caption", "tags", "text:ocr", "metadata")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,27 @@ class Row:
     embedding: npt.NDArray[np.float16] | None = None
 
 
-def read_rows(shard: pa.Table, view: str, needs: Needs, asked: bool) -> list[Row]:
+@dataclass(frozen=True)
+class Reads:
+    """What is read of the rows beside their status: a view, columns, and columns of `metadata`.
+
+    Nothing else: which columns happen to be there differs between the nights of one dataset.
+    """
+
+    view: str
+    columns: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
+
+
+def read_rows(shard: pa.Table, reads: Reads) -> list[Row]:
     """Raises: ValueError for a column that the questions need and the table lacks."""
-    _require(shard, needs, asked)
-    read = {name: _column(shard, name) for name in ("status", "error", "image_id", "asked", "group", "guest")}
-    values, vectors = list(_values(shard)), embeddings_of(shard)
+    _require(shard, reads)
+    always = [name for name in _ALWAYS if name in shard.column_names]
+    table = shard.select([*always, *dict.fromkeys(name for name in reads.columns if name not in always)])
+    known = [name for name in _KNOWN if name in table.column_names]
+    values = [_values(row) for row in table.select(known).to_pylist()] or [{}] * len(table)
+    read = {name: _column(table, name) for name in ("status", "error", "image_id", "asked", "group", "guest")}
+    vectors = embeddings_of(table)
     return [
         Row(
             image=image,
@@ -44,46 +62,40 @@ def read_rows(shard: pa.Table, view: str, needs: Needs, asked: bool) -> list[Row
             error=read["error"][row],
             image_id=read["image_id"][row],
             values=values[row],
-            asked=[(one["name"], one["question"]) for one in read["asked"][row] or ()] if asked else (),
+            asked=[(one["name"], one["question"]) for one in read["asked"][row] or ()],
             group=read["group"][row],
             guest=bool(read["guest"][row]),
             embedding=vectors[row],
         )
-        for row, image in enumerate(unpack_views(shard, view))
+        for row, image in enumerate(unpack_views(shard, reads.view))
     ]
 
 
-def _column(shard: pa.Table, name: str) -> list[Any]:
-    return shard[name].to_pylist() if name in shard.column_names else [None] * len(shard)
+def _column(table: pa.Table, name: str) -> list[Any]:
+    return table[name].to_pylist() if name in table.column_names else [None] * len(table)
 
 
-def _require(shard: pa.Table, needs: Needs, asked: bool) -> None:
-    wanted = {
-        "caption": needs.captions,
-        "tags": needs.tags,
-        "metadata": bool(needs.metadata),
-        "group": needs.group is not None,
-        "image_id": needs.group is not None,
-        "asked": asked,
-        **{f"text:{name}": True for name in needs.texts},
-    }
-    absent = [name for name, needed in wanted.items() if needed and name not in shard.column_names]
+def _require(shard: pa.Table, reads: Reads) -> None:
+    absent = [name for name in reads.columns if name not in shard.column_names]
     if absent:
         raise ValueError(f"the questions need the column {absent[0]}, and the rows have none")
-    fields = {one.name for one in shard.schema.field("metadata").type} if needs.metadata else set()
-    unknown = sorted(set(needs.metadata) - fields)
+    if not reads.metadata:
+        return
+    fields = [field.name for field in shard.schema.field("metadata").type]
+    unknown = [name for name in reads.metadata if name not in fields]
     if unknown:
-        raise ValueError(
-            f"metadata.{unknown[0]} is not there: columns of metadata are {', '.join(sorted(fields))}"
-        )
+        raise ValueError(f"metadata.{unknown[0]} is not there: columns of metadata are {', '.join(fields)}")
 
 
-def _values(shard: pa.Table) -> Iterator[dict[str, str]]:
-    names = ("caption", "tags", "text:ocr", "metadata")
-    for caption, tags, ocr, metadata in zip(*(_column(shard, name) for name in names), strict=True):
-        found = {"caption": _caption(caption), "tags": _tags(tags), "ocr": as_text(ocr)}
-        found |= {f"metadata.{name}": as_text(value) for name, value in (metadata or {}).items()}
-        yield {name: value for name, value in found.items() if value is not None}
+def _values(row: Mapping[str, Any]) -> dict[str, str]:
+    """What templates may ask for; a value that is missing is left out."""
+    found = {
+        "caption": _caption(row.get("caption")),
+        "tags": _tags(row.get("tags")),
+        "ocr": as_text(row.get("text:ocr")),
+    }
+    found |= {f"metadata.{name}": as_text(value) for name, value in (row.get("metadata") or {}).items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _caption(caption: Mapping[str, Any] | None) -> str | None:

@@ -33,7 +33,7 @@ def typed_answer(schema: str) -> Typed:
     json_schema(schema)
     whole = json.loads(schema)
     _require_refs(whole, whole)
-    return _typed(whole, whole, ())
+    return _typed(whole, whole, ("#",))
 
 
 def _typed(schema: Any, whole: Any, seen: tuple[str, ...]) -> Typed:
