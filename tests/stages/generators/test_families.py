@@ -18,7 +18,7 @@ from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.image_text_to_text import ImageTextToText
 from stages.generators.loading import LoadedModel, load_model
 from stages.generators.processors import processor_class
-from stages.generators.protocol import Request, Result
+from stages.generators.protocol import Request, Result, Turn
 from tests.stages.generators.tiny_families import OFFICIAL
 from tests.stages.generators.tiny_models import FAMILIES, PLAIN, photographs, save_model
 
@@ -54,12 +54,22 @@ def copied(folder: Path, to: Path, name: str, **changes: Any) -> Path:
     return to
 
 
-def rendered(processor: Any, prompt: str, pictures: int = 1) -> str:
+def rendered(processor: Any, prompt: str, pictures: int = 1, turns: tuple[Turn, ...] = ()) -> str:
     if not processor.chat_template:
         return prompt
-    content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": prompt}]
-    turns = [{"role": "user", "content": content}]
-    return str(processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    texts = [text for turn in turns for text in (turn.prompt, turn.text)] + [prompt]
+    said: list[dict[str, Any]] = [
+        {"role": ("user", "assistant")[number % 2], "content": [{"type": "text", "text": text}]}
+        for number, text in enumerate(texts)
+    ]
+    said[0]["content"] = [*({"type": "image"} for _ in range(pictures)), *said[0]["content"]]
+    return str(processor.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+
+
+def answered(folder: Path, asked: list[Request]) -> list[str]:
+    config = GeneratorConfig(str(folder), max_new_tokens=TOKENS)
+    made = [one for one in ImageTextToText(config, RUN).generate(asked) if isinstance(one, Result)]
+    return [one.text for one in sorted(made, key=lambda one: one.id)]
 
 
 def one_by_one(folder: Path, kind: str, asked: list[Request]) -> list[str]:
@@ -69,10 +79,9 @@ def one_by_one(folder: Path, kind: str, asked: list[Request]) -> list[str]:
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     texts = []
     for request in asked:
-        picture = PIL.fromarray(request.images[0])
-        inputs = processor(
-            images=[[picture]], text=[rendered(processor, request.prompt)], return_tensors="pt"
-        )
+        pictures = {"images": [[PIL.fromarray(image) for image in request.images]]} if request.images else {}
+        text = rendered(processor, request.prompt, len(request.images), request.turns)
+        inputs = processor(text=[text], return_tensors="pt", **pictures)
         output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1)[0]
         start = 1 if kind == "florence2" else inputs["input_ids"].shape[1] - (kind == "blip")
         texts.append(processor.tokenizer.decode(output[start:], skip_special_tokens=True).strip())
@@ -86,36 +95,28 @@ def test_generate_family_in_one_batch_equals_transformers_one_by_one(
     prompts = TASKS if kind == "florence2" else QUESTIONS
     pairs = [(image, prompt) for image in photographs() for prompt in prompts]
     asked = [Request(number, (image,), prompt) for number, (image, prompt) in enumerate(pairs)]
-    config = GeneratorConfig(str(families(kind)), max_new_tokens=TOKENS)
-    results = ImageTextToText(config, RUN).generate(asked)
-    made = sorted((one for one in results if isinstance(one, Result)), key=lambda one: one.id)
     texts = one_by_one(families(kind), kind, asked)
-    assert [one.text for one in made] == texts
+    assert answered(families(kind), asked) == texts
     assert len(set(texts)) > len(prompts)  # the pictures make a difference
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in PLAIN])
-def test_load_model_prompts_of_one_and_several_pictures_in_a_batch_equal_each_alone(
+def test_generate_family_with_none_to_three_pictures_and_turns_equals_transformers_one_by_one(
     families: Callable[[str], Path], kind: str
 ) -> None:
-    loaded = load(families(kind))
-    one, two, three = (PIL.fromarray(image) for image in photographs()[:3])
-    pictures = [[one], [two, three], [three, two, one]]
-    texts = [rendered(loaded.processor, QUESTIONS[0], len(row)) for row in pictures]
-    assert loaded.pictures is None
-    together = _generate(loaded, pictures, texts)
-    alone = [_generate(loaded, [row], [text])[0] for row, text in zip(pictures, texts, strict=True)]
-    assert together == alone
-    backwards = [row[::-1] for row in pictures]
-    assert together != _generate(loaded, backwards, texts)  # their order makes a difference
-
-
-def _generate(loaded: LoadedModel, pictures: list[list[Any]], texts: list[str]) -> list[list[int]]:
-    """Up to the token that ends a text."""
-    inputs = loaded.processor(images=pictures, text=texts, padding=True, return_tensors="pt")
-    output = loaded.model.generate(**inputs, generation_config=loaded.settings)
-    rows = output[:, loaded.text_start(inputs["input_ids"].shape[1]) :].tolist()
-    return [row[: row.index(2)] if 2 in row else row for row in rows]
+    a, b, c = photographs()[:3]
+    turn = Turn("is it red?", "a cat")
+    asked = [
+        Request(0, (a,), "what is it?"),
+        Request(1, (b, c), "what is it?"),
+        Request(2, (c, b), "what is it?"),
+        Request(3, (c, b, a), "how many objects are there?"),
+        Request(4, (b, c), "and the moon?", (turn,)),
+        Request(5, (), "what is a cat?"),
+    ]
+    made = answered(families(kind), asked)
+    assert made == one_by_one(families(kind), kind, asked)
+    assert made[1] != made[2]  # their order makes a difference
 
 
 @pytest.mark.parametrize("kind", sorted(OFFICIAL))
