@@ -28,7 +28,7 @@ def require_fit(folder: Path, model: Any, processor: Any) -> None:
             names = set(inspect.signature(encode).parameters) & set(inputs)
             features = encode(**{name: inputs[name] for name in names}, return_dict=True).pooler_output
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())[:200] + ("" if processor.chat_template else "; no chat template")
         raise ModelLoadError(f"{folder} has a processor that does not fit its model: {text}") from error
     marks = int((inputs["input_ids"] == mark).sum())
     count = sum(one.numel() // one.shape[-1] for one in features)

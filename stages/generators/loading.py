@@ -45,11 +45,13 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
     fewer_bits = quantization_options(config.quantization, config.dtype, run)
     model = load(transformers.AutoModelForImageTextToText, folder, config.dtype, run.device, **fewer_bits)
     require_fit(folder, model, processor)
+    # The model's own, too: `generate` takes from there what is None in the settings it is given.
+    model.generation_config = settings = _settings(model, processor.tokenizer, config)
     chats = bool(processor.chat_template)
     return LoadedModel(
         model=model,
         processor=processor,
-        settings=_settings(model, processor.tokenizer, config),
+        settings=settings,
         ends=_end_tokens(model),
         dropped=int(kind == "blip"),
         # These two write to fixed places of a prompt, and count positions from its padding.
@@ -116,6 +118,7 @@ def _settings(model: Any, tokenizer: Any, config: GeneratorConfig) -> Any:
         top_p=None,
         top_k=None,
         max_length=None,
+        forced_eos_token_id=None,  # it would end a text that is cut, as BART's checkpoints want it
         max_new_tokens=config.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
     )

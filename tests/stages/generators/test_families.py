@@ -18,7 +18,7 @@ from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.image_text_to_text import ImageTextToText
 from stages.generators.loading import LoadedModel, load_model
 from stages.generators.processors import processor_class
-from stages.generators.protocol import Request, Result, Turn
+from stages.generators.protocol import FinishReason, Request, Result, Turn
 from tests.stages.generators.tiny_families import OFFICIAL
 from tests.stages.generators.tiny_models import FAMILIES, PLAIN, photographs, save_model
 
@@ -82,7 +82,8 @@ def one_by_one(folder: Path, kind: str, asked: list[Request]) -> list[str]:
         pictures = {"images": [[PIL.fromarray(image) for image in request.images]]} if request.images else {}
         text = rendered(processor, request.prompt, len(request.images), request.turns)
         inputs = processor(text=[text], return_tensors="pt", **pictures)
-        output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, num_beams=1)[0]
+        model.generation_config.update(num_beams=1, early_stopping=False, forced_eos_token_id=None)
+        output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
         start = 1 if kind == "florence2" else inputs["input_ids"].shape[1] - (kind == "blip")
         texts.append(processor.tokenizer.decode(output[start:], skip_special_tokens=True).strip())
     return texts
@@ -98,6 +99,17 @@ def test_generate_family_in_one_batch_equals_transformers_one_by_one(
     texts = one_by_one(families(kind), kind, asked)
     assert answered(families(kind), asked) == texts
     assert len(set(texts)) > len(prompts)  # the pictures make a difference
+
+
+def test_generate_text_that_a_checkpoint_would_end_by_force_is_marked_as_cut(
+    families: Callable[[str], Path],
+) -> None:
+    config = GeneratorConfig(str(families("florence2")), max_new_tokens=4)
+    asked = [Request(number, (image,), "<OCR>") for number, image in enumerate(photographs())]
+    made = [one for one in ImageTextToText(config, RUN).generate(asked) if isinstance(one, Result)]
+    cut = [one for one in made if one.finish_reason is FinishReason.LENGTH]
+    assert cut
+    assert {one.completion_tokens for one in cut} == {4}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in PLAIN])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,42 @@ def test_load_model_tokenizer_without_padding_is_refused_in_one_line(
     rewrite(folder / "tokenizer_config.json", pad_token=None)
     with pytest.raises(ModelLoadError, match=r"^[^\n]*cannot pad[^\n]*$"):
         load(folder)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_load_model_processor_that_needs_torchvision_is_refused_by_name(
+    copied: Callable[[str], Path],
+) -> None:
+    folder = copied("blip")
+    (folder / "config.json").write_text(json.dumps({"model_type": "glm4v"}), "utf-8")
+    (folder / "processor_config.json").unlink()
+    settings = {"image_processor_type": "Glm4vImageProcessor", "processor_class": "Glm4vProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(ModelLoadError, match=r"^[^\n]* needs torchvision[^\n]*$"):
+        load(folder)
+
+
+def test_load_model_without_its_chat_template_is_refused_in_one_line(copied: Callable[[str], Path]) -> None:
+    folder = copied("qwen2_5_vl")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelLoadError, match=r"^[^\n]*no chat template$"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_vl", "qwen2_5_vl", "smolvlm", "internvl", "llava_onevision"])
+def test_load_model_files_laid_out_as_before_transformers_5_load_the_same(
+    copied: Callable[[str], Path], saved: Callable[[str], Path], kind: str
+) -> None:
+    folder = copied(kind)
+    settings = json.loads((folder / "processor_config.json").read_text("utf-8"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")), "utf-8")
+    (folder / "processor_config.json").write_text(json.dumps(settings), "utf-8")
+    template = (folder / "chat_template.jinja").read_text("utf-8")
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}), "utf-8")
+    (folder / "chat_template.jinja").unlink()
+    old, new = load(folder).processor, load(saved(kind)).processor
+    assert old.chat_template == new.chat_template
+    assert old.image_processor.to_dict() == new.image_processor.to_dict()
 
 
 @pytest.mark.parametrize(("kind", "side"), [("qwen2_5_vl", "left"), ("florence2", "right")])

@@ -50,6 +50,16 @@ OFFICIAL = {
     "internvl": "InternVLProcessor",
     "florence2": "Florence2Processor",
 }
+# As Florence-2's checkpoints have it.
+GENERATION = {
+    "florence2": {
+        "num_beams": 3,
+        "early_stopping": True,
+        "no_repeat_ngram_size": 3,
+        "forced_bos_token_id": 1,
+        "forced_eos_token_id": 2,
+    }
+}
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 _VISION = {**_SIZES, "image_size": SIDE, "patch_size": PATCH}
 _SQUARE = {"height": SIDE, "width": SIDE}

@@ -17,7 +17,7 @@ from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import Dee
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from stages.base import Image
-from tests.stages.generators.tiny_families import BUILDERS, MARKED, MARKS, OFFICIAL, SHOWN
+from tests.stages.generators.tiny_families import BUILDERS, GENERATION, MARKED, MARKS, OFFICIAL, SHOWN
 
 SIDE = 32
 PATCH = 8
@@ -59,6 +59,7 @@ def save_model(folder: Path, kind: str, ends: tuple[int, ...] = (2,), seed: int 
     _spread(model.eval())
     if model.can_generate():
         model.generation_config.update(bos_token_id=1, eos_token_id=list(ends), pad_token_id=0)
+        model.generation_config.update(**GENERATION.get(kind, {}))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if kind in OFFICIAL:
