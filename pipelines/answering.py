@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.config import ConfigError
 from pipelines.context import Known, read_asked, read_metadata
 from pipelines.corpus import DatasetInfo
+from pipelines.identity import ASKED_OF_EACH
 from pipelines.jobs import Captioner, NightlyConfig
 from pipelines.product import ModelProduct, generation, given, named, view_name
 from pipelines.stream import Output
@@ -40,7 +41,8 @@ def answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
         *(f"text:{one}" for one in plan.needs.texts),
     }
     name, schema = f"answers/{config.answers or writer.name}", answers_schema(plan)
-    info = DatasetInfo.of(name, schema, _asked(config, writer, what, tagged), model=what.generator.model)
+    facts = {"model": what.generator.model, ASKED_OF_EACH: plan.asked_of_each}
+    info = DatasetInfo.of(name, schema, _asked(config, writer, what, tagged), **facts)
     # Pictures of the same bytes need not have the same metadata, questions or neighbours.
     output = Output(name, schema, "answers", shareable=not (own or plan.needs.beyond_pixels))
     return ModelProduct(

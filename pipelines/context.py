@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.plan import PlannedShard, planned_shards, read_planned
 from pipelines.stream import GUEST
+from stages.questions import asked
 from stages.questions.groups import Grouping
 from stages.schemas import PLAN
 
@@ -74,15 +75,10 @@ def read_metadata(location: str) -> pa.Table:
 
 def read_asked(location: str) -> pa.Table:
     """Questions of single images: `question`, and `name` where there are names. Raises: CorpusError."""
-    table = read_rows_of("context.questions", location)
-    if "question" not in table.column_names:
-        raise CorpusError(f"context.questions: {location} must have the column question")
-    for column in ("question", "name"):
-        if column in table.column_names and not pa.types.is_string(table.schema.field(column).type):
-            raise CorpusError(f"context.questions: {location}: column {column} must hold texts")
-    if not all(question and question.strip() for question in table["question"].to_pylist()):
-        raise CorpusError(f"context.questions: {location} has a row without a question")
-    return table
+    try:
+        return asked.read_asked(str(Path(location).expanduser()))
+    except ValueError as error:
+        raise CorpusError(f"context.questions: {error}") from error
 
 
 def with_known(corpus: Corpus, shards: Sequence[PlannedShard], known: Known) -> list[PlannedShard]:

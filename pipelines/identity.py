@@ -10,6 +10,9 @@ import pyarrow as pa
 
 from pipelines.files import CorpusError
 
+ASKED_OF_EACH = "asked_of_each"
+"""The property of answers: the `question_id`s that every item has; others stand at some items only."""
+
 
 class DriftError(CorpusError):
     """A dataset holds the values of another configuration than the current one."""
@@ -66,9 +69,17 @@ def columns_of(schema: pa.Schema) -> dict[str, str]:
 
 def _type_name(kind: pa.DataType) -> str:
     """The same for a type and for what Parquet returns of it: its lists call their values `element`."""
+    return str(_renamed(kind))
+
+
+def _renamed(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_fixed_size_list(kind):
-        kind = pa.list_(kind.value_type, kind.list_size)
-    return str(kind)
+        return pa.list_(_renamed(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_renamed(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_renamed(field.type)) for field in kind])
+    return kind
 
 
 def check_same(stored: DatasetInfo, wanted: DatasetInfo) -> None:

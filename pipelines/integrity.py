@@ -1,16 +1,17 @@
 """Whether a file of a corpus is as it was written, and its rows are those that were planned."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.corpus import FILE, Corpus, CorpusError, DatasetInfo, stamp
-from pipelines.identity import columns_of
+from pipelines.identity import ASKED_OF_EACH, columns_of
 from pipelines.parquet import SealBroken, check_all
 from pipelines.shards import Part
 from stages.index.vectors import Ids, VectorError, unit_float32, vectors_of
@@ -100,11 +101,12 @@ def check_part(
     if broken and broken.footer:
         return Verdict(str(broken), ())
     problems, good = [str(broken)] if broken else [], []
+    each = None if info is None else info.properties.get(ASKED_OF_EACH)
     with corpus.open_parquet(name, part.file) as file:
         if problem := _head_problem(file, part, info):
             return Verdict(problem, ())
         for shard in part.shards:
-            problem = _group_problem(file, shard - part.first, shard, planned.get(shard), gone)
+            problem = _group_problem(file, shard - part.first, Rows(shard, planned.get(shard), gone, each))
             if problem is None:
                 good.append(shard)
             else:
@@ -123,47 +125,72 @@ def _head_problem(file: pq.ParquetFile, part: Part, info: DatasetInfo | None) ->
     return None
 
 
-def _group_problem(
-    file: pq.ParquetFile, group: int, shard: int, planned: Ids | None, gone: Ids
-) -> str | None:
+@dataclass(frozen=True)
+class Rows:
+    """The rows that a shard of a dataset is to have. `planned` None: its ids are not compared.
+
+    `each`: of answers, the `question_id`s that every item has; None: all of them.
+    """
+
+    shard: int
+    planned: Ids | None
+    gone: Ids
+    each: Sequence[int] | None = None
+
+
+def _group_problem(file: pq.ParquetFile, group: int, wanted: Rows) -> str | None:
     try:
         table = file.read_row_group(group)
     except (pa.ArrowException, OSError) as error:
         return f"it cannot be read: {str(error).splitlines()[0]}"
-    return rows_problem(table, shard, planned, gone)
+    return rows_problem(table, wanted)
 
 
-def rows_problem(table: pa.Table, shard: int, planned: Ids | None, gone: Ids) -> str | None:
+def rows_problem(table: pa.Table, wanted: Rows) -> str | None:
     """What is wrong with the rows of a shard of any dataset; None if nothing."""
     ids = table["image_id"].to_numpy()
-    if len(ids) and (ids >> ROW_BITS != shard).any():
-        return f"it holds rows of shard {int(ids[ids >> ROW_BITS != shard][0]) >> ROW_BITS}"
+    if len(ids) and (ids >> ROW_BITS != wanted.shard).any():
+        return f"it holds rows of shard {int(ids[ids >> ROW_BITS != wanted.shard][0]) >> ROW_BITS}"
     if (np.diff(ids) < 0).any():
         return "its rows are not sorted by image_id"
     return (
-        _repetition_problem(table, ids)
-        or (None if planned is None else _ids_problem(ids, planned, gone))
+        _repetition_problem(table, ids, wanted.each)
+        or (None if wanted.planned is None else _ids_problem(ids, wanted))
         or _status_problem(table)
         or _vector_problem(table)
     )
 
 
-def _repetition_problem(table: pa.Table, ids: Ids) -> str | None:
-    """One row an item; of answers one for each question, the same ones for every item."""
+def _repetition_problem(table: pa.Table, ids: Ids, each: Sequence[int] | None) -> str | None:
+    """One row an item; of answers one for each question, those of `each` for every item."""
     items = len(np.unique(ids))
     if "question_id" not in table.column_names:
         return None if items == len(ids) else "it has several rows for an image_id"
     if not items:
         return None
     asked = table["question_id"].to_numpy()
+    if each is not None:
+        return _questions_problem(ids, asked, each)
     first = asked[ids == ids[0]]
     same = len(asked) == items * len(first) and (asked.reshape(items, -1) == first).all()
     return None if same and len(np.unique(first)) == len(first) else "its items were not asked the same"
 
 
-def _ids_problem(ids: Ids, planned: Ids, gone: Ids) -> str | None:
+def _questions_problem(ids: Ids, asked: npt.NDArray[np.int32], each: Sequence[int]) -> str | None:
+    again = (np.diff(ids) == 0) & (np.diff(asked) <= 0)
+    if again.any():
+        return f"its questions of image_id {ids[1:][again][0]} are not in order"
+    items = np.unique(ids)
+    same = all(np.array_equal(ids[asked == question], items) for question in each)
+    return None if same else "its items were not asked the same"
+
+
+def _ids_problem(ids: Ids, wanted: Rows) -> str | None:
+    assert wanted.planned is not None
+    planned, gone = wanted.planned, wanted.gone
     missing = np.setdiff1d(np.setdiff1d(planned, gone), ids)
-    if len(missing):
+    # An item that no question is asked of has no row of answers.
+    if len(missing) and wanted.each != []:
         return f"it lacks {len(missing)} rows, the first of image_id {missing[0]}"
     strange = np.setdiff1d(np.setdiff1d(ids, planned), gone)
     return (

@@ -4,17 +4,21 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
 _KINDS = {"uri": pa.string(), "image_id": pa.int64(), "question": pa.string(), "name": pa.string()}
 
+# An empty cell is one that is missing.
+_AS_KINDS = pyarrow.csv.ConvertOptions(column_types=_KINDS, null_values=[""], strings_can_be_null=True)
+
 
 def read_asked(path: str) -> pa.Table:
     """One row a question: `uri` (string) or `image_id` (int64), `question`, and `name` (null: its number).
 
-    From Parquet or JSON lines; other columns are left out. The texts are questions, not templates. Raises:
-    ValueError, one line that names the file and the row.
+    From Parquet, JSON lines or CSV; other columns are left out. The texts are questions, not templates.
+    Raises: ValueError, one line that names the file and the row.
     """
     table = _read(path)
     keys = [key for key in ("uri", "image_id") if key in table.column_names]
@@ -46,10 +50,13 @@ def _read(path: str) -> pa.Table:
                 return table.cast(pa.schema([(name, _KINDS[name]) for name in names]))
             case ".jsonl":
                 return _read_lines(path)
+            case ".csv":
+                table = pyarrow.csv.read_csv(path, convert_options=_AS_KINDS)
+                return table.select([name for name in table.column_names if name in _KINDS])
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ValueError(f"{path} cannot be read: {' '.join(reason.split())}") from error
-    raise ValueError(f"questions about single pictures are in a .parquet or .jsonl file, got {path}")
+    raise ValueError(f"questions about single pictures are in a .parquet, .jsonl or .csv file, got {path}")
 
 
 def _read_lines(path: str) -> pa.Table:

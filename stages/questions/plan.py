@@ -128,6 +128,11 @@ class QuestionPlan:
         return next(iter(self.followed(question)), question).group
 
     @property
+    def asked_of_each(self) -> list[int]:
+        """The ids of the questions that every picture is asked: of groups, only the first one is."""
+        return [id for id, question in enumerate(self.questions) if self.grouping(question) is None]
+
+    @property
     def needs(self) -> Needs:
         names = {name for question in self.questions for name in question.template.names}
         group = next((question.group for question in self.questions if question.group), None)

@@ -193,3 +193,31 @@ def test_night_that_lacks_what_its_questions_need_writes_nothing(
     assert not (tmp_path / "corpus").exists()
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("darkroom: ")
+
+
+def test_verify_takes_questions_of_some_images_for_sound(
+    photos: Photos, corpus: Corpus, tmp_path: Path
+) -> None:
+    assert cli.main(["verify", f"corpus={corpus.location}"]) == 0
+    shutil.copytree(corpus.location, tmp_path / "corpus")
+    only = tmp_path / "groups.yaml"
+    only.write_text(
+        "\n".join(line for line in QUESTIONS.splitlines() if "seen" not in line and "place" not in line)
+    )
+    more = ("answers=groups", "context.questions=null", f"questions={only}")
+    assert cli.main(photos.words(tmp_path / "corpus", *more)) == 0
+    assert len(read(Corpus(str(tmp_path / "corpus")), "answers/groups")) == 2
+    assert cli.main(["verify", f"corpus={tmp_path / 'corpus'}"]) == 0
+
+
+@pytest.mark.parametrize("first", [[], [0, 0]], ids=["lost", "doubled"])
+def test_verify_finds_an_answer_that_is_lost_or_doubled(
+    corpus: Corpus, tmp_path: Path, first: list[int]
+) -> None:
+    shutil.copytree(corpus.location, tmp_path / "corpus")
+    copy = Corpus(str(tmp_path / "corpus"))
+    whole = copy.read_shard("answers/pocket", 0)
+    chosen = whole.take([*first, *range(1, len(whole))])
+    assert whole["question_id"].to_pylist()[0] == 0
+    copy.write_shard("answers/pocket", 0, chosen)
+    assert cli.main(["verify", f"corpus={copy.location}"]) != 0

@@ -3,11 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
 from stages.questions.asked import read_asked
 
+SUFFIXES = [".parquet", ".jsonl", ".csv"]
 ROWS: list[dict[str, Any]] = [
     {"uri": "a.jpg", "question": " what is it? ", "name": "what", "answer": 1},
     {"uri": "a.jpg", "question": "why?", "name": ""},
@@ -19,12 +21,14 @@ def written(folder: Path, rows: list[dict[str, Any]], suffix: str) -> str:
     file = folder / f"questions{suffix}"
     if suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), file)
+    elif suffix == ".csv":
+        pa.csv.write_csv(pa.Table.from_pylist(rows), file)
     else:
         file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
     return str(file)
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_read_asked_keeps_order_and_leaves_other_columns_out(tmp_path: Path, suffix: str) -> None:
     assert read_asked(written(tmp_path, ROWS, suffix)).to_pylist() == [
         {"uri": "a.jpg", "question": "what is it?", "name": "what"},
@@ -33,14 +37,14 @@ def test_read_asked_keeps_order_and_leaves_other_columns_out(tmp_path: Path, suf
     ]
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_read_asked_by_image_id_has_whole_numbers(tmp_path: Path, suffix: str) -> None:
     table = read_asked(written(tmp_path, [{"image_id": 2**40, "question": "what?"}], suffix))
     assert table.schema == pa.schema({"image_id": pa.int64(), "question": pa.string(), "name": pa.string()})
     assert table["image_id"].to_pylist() == [2**40]
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -63,7 +67,7 @@ def test_read_asked_bad_file_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["missing.jsonl", "missing.parquet", "a.csv", "empty.jsonl"])
+@pytest.mark.parametrize("name", ["missing.jsonl", "missing.parquet", "a.txt", "empty.jsonl"])
 def test_read_asked_no_such_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty.jsonl").write_text("\n", "utf-8")
     with pytest.raises(ValueError, match=name):
