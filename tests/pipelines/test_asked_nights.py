@@ -219,5 +219,6 @@ def test_verify_finds_an_answer_that_is_lost_or_doubled(
     whole = copy.read_shard("answers/pocket", 0)
     chosen = whole.take([*first, *range(1, len(whole))])
     assert whole["question_id"].to_pylist()[0] == 0
+    (tmp_path / "corpus" / "answers" / "pocket" / "shard-0000000000.parquet").unlink()
     copy.write_shard("answers/pocket", 0, chosen)
     assert cli.main(["verify", f"corpus={copy.location}"]) != 0
