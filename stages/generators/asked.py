@@ -1,6 +1,6 @@
 """Requests by their pictures: what is asked about them, so that they are encoded, and fail, once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,7 @@ class AskedPictures:
 
     keys: tuple[Key, ...]
     images: tuple[Image, ...]
-    asks: Mapping[Ask, Sequence[int]]
+    asks: dict[Ask, list[int]]
 
     @property
     def ids(self) -> Iterator[int]:
@@ -38,6 +38,10 @@ class AskedPictures:
 
     def failed(self, failure: Failure) -> list[FailedRequest]:
         return [FailedRequest(id, failure.status, failure.error) for id in self.ids]
+
+    def apart(self) -> "list[AskedPictures]":
+        """The same pictures for everything that is asked about them."""
+        return [replace(self, asks={ask: ids}) for ask, ids in self.asks.items()]
 
     def blank(self) -> "AskedPictures":
         """The beginnings of the same prompts about as many small grey pictures."""
@@ -49,9 +53,8 @@ class AskedPictures:
 
 
 def by_pictures(requests: Sequence[Request]) -> list[AskedPictures]:
-    """Equal pictures are one, wherever they lie in memory."""
-    images: dict[tuple[Key, ...], tuple[Image, ...]] = {}
-    asks: dict[tuple[Key, ...], dict[Ask, list[int]]] = {}
+    """Equal pictures are one, wherever they lie in memory. What is asked without any stays apart."""
+    found: dict[tuple[Key, ...] | Ask, AskedPictures] = {}
     known: dict[int, Key] = {}  # by object, so that a picture is digested once for all its prompts
     for request in requests:
         for image in request.images:
@@ -59,6 +62,6 @@ def by_pictures(requests: Sequence[Request]) -> list[AskedPictures]:
                 known[id(image)] = picture_key(image)
         keys = tuple(known[id(image)] for image in request.images)
         ask = Ask(request.prompt, request.turns, request.sampling, request.schema)
-        images.setdefault(keys, request.images)
-        asks.setdefault(keys, {}).setdefault(ask, []).append(request.id)
-    return [AskedPictures(keys, images[keys], asks[keys]) for keys in images]
+        one = found.setdefault(keys or ask, AskedPictures(keys, request.images, {}))
+        one.asks.setdefault(ask, []).append(request.id)
+    return list(found.values())

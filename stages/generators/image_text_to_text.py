@@ -78,13 +78,19 @@ class ImageTextToText:
         with torch.inference_mode(), quiet():
             asked = sorted(by_pictures(requests), key=self._cost)
             self._encoder.want(key for one in asked for key in one.keys)
-            outcomes = self._batches.run(asked)
+            results = [result for some in self._outcomes(asked) for result in some]
         self._render.forget()
-        return [
-            result
-            for one, outcome in zip(asked, outcomes, strict=True)
-            for result in (one.failed(outcome) if isinstance(outcome, Failure) else outcome)
-        ]
+        return results
+
+    def _outcomes(self, asked: Sequence[AskedPictures]) -> Iterator[Sequence[Result | FailedRequest]]:
+        """Where the model fails on pictures, it may be one prompt about them that is to blame."""
+        for one, outcome in zip(asked, self._batches.run(asked), strict=True):
+            if not isinstance(outcome, Failure):
+                yield outcome
+            elif len(one.asks) > 1:
+                yield from self._outcomes(one.apart())
+            else:
+                yield one.failed(outcome)
 
     def stream(self, request: Request, /) -> Generator[str, None, None]:
         """Parts of the text that `generate` gives; the pictures of earlier calls are not encoded again."""
