@@ -1,7 +1,8 @@
 """Measures Darkroom against the same work done bare, and prints the table of ratios as Markdown.
 
 Every ratio is of two measurements of one run on one machine; rates are there to make it plausible. The
-scripts beside this one measure, each in a process of its own, and say how: `bench_stages.py`, `bench_run.py`.
+scripts beside this one measure, each in a process of its own, and say how: `bench_stages.py`,
+`bench_generate.py`, `bench_run.py`.
 """
 
 import argparse
@@ -50,6 +51,10 @@ def stage_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield from rows_of("bench_stages.py", "--encoder", options.encoder, *photos, *quick)
 
 
+def generate_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    yield from rows_of("bench_generate.py", *(["--quick"] if options.quick else []))
+
+
 def run_rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     models = [f"encoder.what.model={options.encoder}"]
     captioner = f"captioner.what.generator.model={options.captioner}"
@@ -96,7 +101,7 @@ def main() -> None:
     options.shards = options.shards or (8 if options.quick else 24)
     print(machine(), end="\n\n")
     print("| what | against | ratio | goal | measured |\n| --- | --- | --- | --- | --- |")
-    for rows in (stage_rows, run_rows):
+    for rows in (stage_rows, generate_rows, run_rows):
         for row in rows(options):
             print(line(row), flush=True)
 

@@ -186,14 +186,15 @@ def main() -> None:
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     run = GeneratorRun(device=Device.CPU, threads=1)
     one = ImageTextToText(GeneratorConfig(options.captioner, max_new_tokens=NEW_TOKENS), run)
-    pictures, rounds = (16, 2) if options.quick else (64, 5)
+    pictures, rounds = (16, 2) if options.quick else (64, 7)
     rng = np.random.default_rng(0)
     turns = [drawn(pictures, rng) for _ in range(rounds + 1)]
     what = f"a caption and {QUESTIONS} answers a picture, {options.captioner}"
     loop = one_by_one(model, processor)
-    print(json.dumps(row(what, "one `generate` after the other", 3.0, (ours(one, True), loop), turns)))
+    ways = ours(one, pictures=True), loop
+    print(json.dumps(row(what, "one `generate` after the other", 3.0, ways, turns)), flush=True)
     with language_model(model).continuous_batching_context_manager() as manager:
-        ways = ours(one, False), continuous(manager, processor)
+        ways = ours(one, pictures=False), continuous(manager, processor)
         numbered = [asked.numbered() for asked in turns]
         print(json.dumps(row(f"{what}, no pictures", "continuous batching", None, ways, numbered)))
 
