@@ -142,15 +142,20 @@ class ImageTextToText:
     def _rows(self, asked: Sequence[AskedPictures], limit: int) -> list[Row]:
         encoded = self._encode(asked, limit)
         return [
-            Row(ids, one, ask, self._prompt(ask, one), _encoded(one, encoded))
+            Row(ids, one, ask, self._prompt(ask, one), self._encoded(one, encoded))
             for one in asked
             for ask, ids in one.asks.items()
         ]
 
     def _encode(self, asked: Sequence[AskedPictures], limit: int) -> Mapping[Key, Encoded]:
-        able = [one for one in asked if self._encoder.encodes and (self._encoder.joins or len(one.keys) == 1)]
+        able = [one for one in asked if self._encoder.takes(len(one.keys))]
         images = {key: image for one in able for key, image in zip(one.keys, one.images, strict=True)}
         return self._encoder.encode(images, limit)
+
+    def _encoded(self, asked: AskedPictures, known: Mapping[Key, Encoded]) -> tuple[Encoded, ...] | None:
+        """None unless all of the pictures are encoded; those of a text without any are."""
+        found = [known[key] for key in asked.keys if key in known and self._encoder.takes(len(asked.keys))]
+        return tuple(found) if len(found) == len(asked.keys) else None
 
     def _answer_on_cpu(self, asked: Sequence[AskedPictures], limit: int) -> list[list[Result]]:
         return self._on_cpu._answer(asked, limit)
@@ -212,8 +217,8 @@ class ImageTextToText:
 
     def _encoded_inputs(self, rows: Sequence[Row], tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
         pictures = [picture for row in rows for picture in row.pictures or ()]
-        features = self._encoder.outputs(pictures) if pictures else {}
-        return {**self._padded(tokens), **features}
+        padded = self._padded(tokens)
+        return {**padded, **(self._encoder.outputs(pictures, padded["input_ids"]) if pictures else {})}
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
         padded = self._processor.tokenizer.pad(
@@ -224,9 +229,3 @@ class ImageTextToText:
 
 def _is_odd(image: Image) -> bool:
     return image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3
-
-
-def _encoded(asked: AskedPictures, encoded: Mapping[Key, Encoded]) -> tuple[Encoded, ...] | None:
-    """None unless all of the pictures are encoded; those of a text without any are."""
-    found = [encoded[key] for key in asked.keys if key in encoded]
-    return tuple(found) if len(found) == len(asked.keys) else None

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = bytes
 
-# The only inputs of a picture that may be left out once its features are known. Models that derive more
-# from it, such as the positions of Qwen-VL from `image_grid_thw`, take the plain way.
-_PIXEL_INPUTS = {"pixel_values", "pixel_attention_mask", "high_res_pixel_values", "image_sizes"}
-_TEXT_INPUTS = {"input_ids", "attention_mask"}
-_MORE_FEATURES = {"deepstack_features"}  # that go into deeper layers of the language model
+# What may be left out once a picture's features are known, and what the positions of its tokens are worked
+# out from, a row a picture. Models that derive more from it take the plain way.
+_PIXEL_INPUTS = {
+    "pixel_values",
+    "pixel_attention_mask",
+    "high_res_pixel_values",
+    "image_sizes",
+    "batch_num_images",
+}
+_GRID, _TYPES = "image_grid_thw", "mm_token_type_ids"
+_TEXT_INPUTS = {"input_ids", "attention_mask", _TYPES}
 
 # What the features put in place of the pixels may change of the logits, as a part of the largest: the same
 # numbers go through the same layers. Features at the wrong places change all of it.
@@ -45,10 +51,17 @@ def to_pil(image: Image) -> Any:
 class Encoded:
     tokens: tuple[int, ...]  # that stand for the picture in a prompt
     features: "torch.Tensor"  # [tokens of the language model, its width]
+    deeper: tuple["torch.Tensor", ...] = ()  # the same for deeper layers of the language model
+    grid: "torch.Tensor | None" = None  # int64 [1, 3]: frames, rows and columns of patches
 
     @property
     def nbytes(self) -> int:
-        return int(self.features.nbytes)
+        return sum(int(part.nbytes) for part in (self.features, *self.deeper))
+
+    def copy(self) -> "Encoded":
+        """On its own: a row of a batch keeps the whole batch in memory."""
+        deeper = tuple(part.clone() for part in self.deeper)
+        return Encoded(self.tokens, self.features.clone(), deeper, self.grid)
 
 
 class PictureEncoder:
@@ -62,10 +75,13 @@ class PictureEncoder:
         self._wanted: frozenset[Key] = frozenset()
         self._mark: int | None = getattr(loaded.model.config, "image_token_id", None)
         self._listed = False  # whether the model wants the features of a batch as a list
-        self.encodes = self._can_encode([[image] for image in _noise()], render)
-        self.joins = self.encodes and self._can_encode([_noise()], render)
-        """Whether several pictures of a prompt are what each is alone: LLaVA-OneVision cuts up only those
-        that are alone."""
+        self.encodes = self._takes_features() and self._can_encode([[image] for image in _noise()], render)
+        # LLaVA-OneVision cuts up only pictures that are alone in a prompt.
+        self._joins = self.encodes and self._can_encode([_noise()], render)
+
+    def takes(self, pictures: int) -> bool:
+        """Whether so many pictures in one prompt are what each is alone."""
+        return self.encodes and (self._joins or pictures < 2)
 
     def want(self, keys: Iterable[Key]) -> None:
         """Pictures that are to be kept; others make room for them, the oldest first."""
@@ -88,14 +104,20 @@ class PictureEncoder:
             known |= fresh
         return known
 
-    def outputs(self, pictures: Sequence[Encoded]) -> dict[str, Any]:
-        """What the model takes instead of pixels: the features of the pictures, in this order."""
+    def outputs(self, pictures: Sequence[Encoded], tokens: "torch.Tensor") -> dict[str, Any]:
+        """What the model takes instead of pixels: the features of the pictures, in the order of their places
+        in `tokens`, int64 [rows, length].
+        """
         import torch
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         features: Any = [picture.features for picture in pictures]
-        pooled = features if self._listed else torch.cat(features)
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
+        made = BaseModelOutputWithPooling(pooler_output=features if self._listed else torch.cat(features))
+        if pictures[0].deeper:
+            made.deepstack_features = list(zip(*(picture.deeper for picture in pictures), strict=True))
+        grids = [picture.grid for picture in pictures if picture.grid is not None]
+        places = {_GRID: torch.cat(grids), _TYPES: tokens.eq(self._mark or 0).long()} if grids else {}
+        return {"mm_encoder_outputs": {"image": made}, **places}
 
     def _keep(self, fresh: Mapping[Key, Encoded]) -> None:
         size = sum(one.nbytes for one in self._kept.values())
@@ -107,16 +129,15 @@ class PictureEncoder:
                 if oldest is None:
                     return
                 size -= self._kept.pop(oldest).nbytes
-            # A row of a batch would keep the whole batch in memory.
-            self._kept[key] = Encoded(one.tokens, one.features.clone())
+            self._kept[key] = one.copy()
 
     def _encode(self, images: Sequence[Image]) -> list[Encoded | None]:
         inputs = self._inputs([[image] for image in images], self._prompt)
         tokens = [self._prompt.inside(row) for row in _unpadded(inputs)]
-        return self._paired(tokens, self._features(inputs).pooler_output)
+        return self._paired(tokens, self._features(inputs), inputs.get(_GRID))
 
     def _paired(
-        self, tokens: Sequence[tuple[int, ...] | None], pooled: "torch.Tensor | Sequence[torch.Tensor]"
+        self, tokens: Sequence[tuple[int, ...] | None], found: Any, grids: "torch.Tensor | None"
     ) -> list[Encoded | None]:
         """Nothing unless there is one feature for each place that the model puts one in.
 
@@ -124,13 +145,19 @@ class PictureEncoder:
         """
         import torch
 
-        self._listed = not isinstance(pooled, torch.Tensor)
-        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
+        self._listed = not isinstance(found.pooler_output, torch.Tensor)
+        flat = _flat(found.pooler_output)
         places = [0 if one is None else one.count(self._mark) for one in tokens]
         if sum(places) != len(flat) or not all(places):
             return [None] * len(tokens)
-        parts = torch.split(flat, places)
-        return [Encoded(one, part) for one, part in zip(tokens, parts, strict=True) if one is not None]
+        layers = [flat, *map(_flat, getattr(found, "deepstack_features", None) or ())]
+        parts = zip(*(torch.split(layer, places) for layer in layers), strict=True)
+        rows = [None] * len(tokens) if grids is None else torch.split(grids, 1)
+        return [
+            Encoded(one, features, tuple(deeper), row)
+            for one, (features, *deeper), row in zip(tokens, parts, rows, strict=True)
+            if one is not None
+        ]
 
     def _inputs(self, images: Sequence[Sequence[Image]], prompt: Prompt) -> Any:
         return self._processor(
@@ -148,13 +175,21 @@ class PictureEncoder:
     def _can_encode(self, images: Sequence[Sequence[Image]], render: PromptRenderer) -> bool:
         """Whether this model's features and tokens can be had apart: tried on pictures of noise.
 
-        The tokens of the pictures in one prompt must be those in another, and the logits equal.
+        The tokens of the pictures in one prompt must be those in another, and the logits equal. A class that
+        wants its features in another form raises whatever it likes; such a one takes the plain way.
         """
-        if not self._takes_features():
+        import torch
+
+        try:
+            return self._is_same(images, render("a cat?", images=len(images[0])))
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False
-        other = render("a cat?", images=len(images[0]))
+
+    def _is_same(self, images: Sequence[Sequence[Image]], other: Prompt) -> bool:
         inputs = self._inputs(images, other)
-        if not set(inputs) <= _TEXT_INPUTS | self._pixel_inputs():
+        if not set(inputs) <= _TEXT_INPUTS | {_GRID} | self._pixel_inputs():
             return False
         pictures = [image for row in images for image in row]
         found = [one for one in self._encode(pictures) if one is not None]
@@ -175,12 +210,18 @@ class PictureEncoder:
         return _PIXEL_INPUTS & set(inspect.signature(self._model.base_model.get_image_features).parameters)
 
     def _same_logits(self, inputs: Mapping[str, Any], pictures: Sequence[Encoded]) -> bool:
-        if set(self._features(inputs)) & _MORE_FEATURES:
-            return False
-        texts = {name: inputs[name] for name in _TEXT_INPUTS}
+        texts = {name: inputs[name] for name in _TEXT_INPUTS & set(inputs)}
+        features = self.outputs(pictures, inputs["input_ids"])
         expected = self._model(**inputs, logits_to_keep=1).logits.float()
-        found = self._model(**texts, **self.outputs(pictures), logits_to_keep=1).logits.float()
+        found = self._model(**{**texts, **features}, logits_to_keep=1).logits.float()
         return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
+
+
+def _flat(features: "torch.Tensor | Sequence[torch.Tensor]") -> "torch.Tensor":
+    """[places, width] out of those of pictures, or of their tiles."""
+    import torch
+
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in features])
 
 
 def _unpadded(inputs: Mapping[str, Any]) -> list[list[int]]:

@@ -39,7 +39,9 @@ class Prefix:
 
 
 def can_read(model: Any) -> bool:
-    return "position_ids" in inspect.signature(model.base_model.forward).parameters
+    """Not where positions are more than a count of tokens, as in Qwen-VL."""
+    counts = not hasattr(model.base_model, "get_rope_index")
+    return counts and "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
 def read(model: Any, inputs: Mapping[str, Any]) -> Prefix | None:
