@@ -19,6 +19,7 @@ from pipelines.conversation import PictureError
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.describe import describe
 from pipelines.forget import forget
+from pipelines.fuse import fuse
 from pipelines.index.described import indexes
 from pipelines.index.plan import plan_index
 from pipelines.index.rates import RatesError
@@ -26,7 +27,14 @@ from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, Searc
 from pipelines.indexing import index
 from pipelines.indexing import preview as index_preview
 from pipelines.interrupt import interruptible
-from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, Format, NightlyConfig, VerifyConfig
+from pipelines.jobs import (
+    CompactConfig,
+    DescribeConfig,
+    ForgetConfig,
+    Format,
+    NightlyConfig,
+    VerifyConfig,
+)
 from pipelines.legible import legible, legible_json
 from pipelines.neighbours import join_neighbours
 from pipelines.nightly import nightly, preview
@@ -34,10 +42,11 @@ from pipelines.preview import preview_generators
 from pipelines.redact import redact_text
 from pipelines.search import search
 from pipelines.source_diff import describe_diff
-from pipelines.text_jobs import PreviewConfig
+from pipelines.text_jobs import FuseConfig, PreviewConfig
 from pipelines.verify import verify
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
+from stages.generators.fusion_data import FusionError
 from stages.generators.protocol import GenerationError
 from stages.index.blas import FaissUnavailable, blas_kernel
 from stages.index.config import IndexConfigError
@@ -56,6 +65,7 @@ _FAILURES = (
     CorpusError,
     EmbedError,
     FaissUnavailable,
+    FusionError,
     GenerationError,
     IndexDamaged,
     IsolationError,
@@ -79,6 +89,7 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
   darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside
   darkroom forget corpus=DIR uris=FILE                 takes images down; or ids=FILE, sha256=FILE
+  darkroom fuse vision=… llm=… data=FILE out=DIR       trains the projector of captioner=feature_prefix
 
   darkroom PIPELINE --help                             every key of a pipeline and what it means"""
 
@@ -272,6 +283,14 @@ def _verify(config: VerifyConfig, screen: Console) -> int:
     return 0 if found.sound else FAILED
 
 
+def _fuse(config: FuseConfig, screen: Console) -> int:
+    quiet = config.format is Format.JSON
+    done = fuse(config, lambda line: None if quiet else screen.print(line, soft_wrap=True))
+    line = f"trained on {done.examples:,} examples, {done.steps:,} steps, loss {done.loss:.3f}: {done.folder}"
+    _show(screen, config.format, asdict(done), Text(legible(line)))
+    return 0
+
+
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
         print(legible_json(plain))
@@ -291,4 +310,5 @@ _PIPELINES: dict[str, Callable[[Any, Console], int]] = {
     "compact": _compact,
     "verify": _verify,
     "forget": _forget,
+    "fuse": _fuse,
 }

@@ -19,7 +19,7 @@ import conf
 from pipelines.composition import build, checked, explain, thawed, unset_sections
 from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, SearchConfig
 from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, NightlyConfig, VerifyConfig
-from pipelines.text_jobs import ChatConfig, PreviewConfig
+from pipelines.text_jobs import ChatConfig, FuseConfig, PreviewConfig
 
 CONF = Path(conf.__file__).parent
 _GROUPS = frozenset(folder.name for folder in CONF.iterdir() if folder.is_dir()) | {"answerer"}
@@ -41,6 +41,7 @@ PIPELINES: dict[str, type[Any]] = {
     "index_plan": IndexPlanJob,
     "verify": VerifyConfig,
     "forget": ForgetConfig,
+    "fuse": FuseConfig,
 }
 
 

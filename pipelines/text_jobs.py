@@ -1,10 +1,11 @@
-"""What the commands that try a generator out can be asked."""
+"""What the commands that train a generator or try one out can be asked."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.composition import REQUIRED
-from pipelines.jobs import Captioner, Decoding, Source, check_text
+from pipelines.jobs import Captioner, Decoding, Format, Source, check_text
+from stages.generators.fusion_config import FusionPlan, FusionRun
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,21 @@ class PreviewConfig:
             raise ValueError("captioner, captioners and answerer are all unset: at least one must be set")
         if self.answerer is not None and not self.questions:
             raise ValueError("answerer is set and nothing is asked: set questions")
+
+
+@dataclass(frozen=True)
+class FuseConfig(FusionPlan):
+    """What a projector is trained on, and where it goes."""
+
+    vision: str = REQUIRED
+    llm: str = REQUIRED
+    data: str = REQUIRED
+    images: str = REQUIRED
+    out: str = REQUIRED
+    how: FusionRun = field(default_factory=FusionRun)
+    format: Format = Format.TABLE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("vision", "llm", "data", "images", "out"):
+            check_text(key, getattr(self, key))

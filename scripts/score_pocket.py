@@ -1,4 +1,4 @@
-"""Scores the packaged pocket models on held-out pictures and prints the table of the model card."""
+"""Scores the packaged pocket models on held-out pictures and prints the tables of the model card."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from stages.pocket import checkpoint
-from stages.pocket.training import evaluation
+from stages.pocket.training import answering, evaluation
 
 
 def main() -> None:
-    """Score both models and print the table."""
+    """Score the models and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--encoder", type=Path, default=checkpoint("encoder"), help="folder of the dual encoder"
@@ -24,8 +24,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2, help="chooses the held-out scenes")
     parser.add_argument("--area", action="store_true", help="shrink pictures by area before the processors")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--answering", action="store_true", help="the reasoner and the fusion instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.answering:
+        print(answering.table(answering.score_all(options.seed, options.count)))
+        return
     scores = evaluation.score_all(
         options.encoder, options.captioner, options.seed, options.count, area=options.area
     )

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from stages.pocket.training import recipe
 
-PHASES = ("pictures", "vision", "encoder", "captioner", "package")
+PHASES = (
+    "pictures",
+    "vision",
+    "encoder",
+    "captioner",
+    "reasoner",
+    "package",
+    "fusion",
+    "package_fusion",
+)
 
 
 def main() -> None:

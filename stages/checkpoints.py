@@ -158,13 +158,18 @@ def quiet() -> Iterator[None]:
 
 def _pocket(model: str) -> Path:
     folder = POCKET / model.removeprefix(POCKET_PREFIX)
-    if folder.parent != POCKET or not (folder / "config.json").is_file():
+    if folder not in _shipped():
         raise ModelLoadError(f"model {model!r} does not ship with Darkroom: {_allowed()}")
     return folder
 
 
+def _shipped() -> list[Path]:
+    """Checkpoints, and projectors that fuse two of them."""
+    return sorted({file.parent for name in ("config", "fusion") for file in POCKET.glob(f"*/{name}.json")})
+
+
 def _allowed() -> str:
-    shipped = sorted(POCKET_PREFIX + config.parent.name for config in POCKET.glob("*/config.json"))
+    shipped = [POCKET_PREFIX + folder.name for folder in _shipped()]
     return f"allowed are {', '.join([*shipped, 'a checkpoint folder', 'a Hugging Face hub id'])}"
 
 

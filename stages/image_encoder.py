@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.base import Image
-from stages.checkpoints import Device, Dtype
+from stages.checkpoints import Device, Dtype, ModelLoadError
 from stages.preprocess import Preprocessing
 from stages.towers import Family, family, geometry, load_image_tower, pooled
 
@@ -33,7 +33,27 @@ class ImageEncoder:
 
     def encode(self, images: Sequence[Image]) -> "torch.Tensor":
         """float32 [images, dim] of unit length, on the device, which is not waited for."""
-        return unit(self._forward_patches(images) if self._kind is Family.SIGLIP2 else self._forward(images))
+        return unit(
+            pooled(self._forward_patches(images) if self._kind is Family.SIGLIP2 else self._forward(images))
+        )
+
+    def patches(self, images: Sequence[Image]) -> "torch.Tensor":
+        """float32 [images, patches, width]: what the tower sees of each patch, in reading order.
+
+        Of CLIP the last layer but one, as in LLaVA: its last serves the pooled vector only. Raises:
+        ModelLoadError for SigLIP 2, whose pictures have unlike numbers of them.
+        """
+        match self._kind:
+            case Family.SIGLIP2:
+                raise ModelLoadError("patches of a siglip2 tower differ in number; pooled vectors do not")
+            case Family.CLIP:
+                states = self._forward(images, output_hidden_states=True).hidden_states[-2][:, 1:]
+            case Family.SIGLIP:
+                states = self._forward(images).last_hidden_state
+            case Family.VIT | Family.DINOV2:
+                states = self._forward(images).last_hidden_state[:, 1:]
+        vectors: torch.Tensor = states.float()
+        return vectors
 
     def blank(self, image: Image) -> Image:
         """A grey picture that the model reads, as small as it can be: of one patch, or else as `image`."""
@@ -41,13 +61,13 @@ class ImageEncoder:
         shape = (side, side, 3) if self._kind is Family.SIGLIP2 else image.shape
         return np.full(shape, _GREY, np.uint8)
 
-    def _forward(self, images: Sequence[Image]) -> "torch.Tensor":
+    def _forward(self, images: Sequence[Image], **options: bool) -> Any:
         staged = self._staging(len(images), *images[0].shape)
         np.stack(images, out=staged.numpy())
         pixels = self._normalised(staged)
-        return pooled(self._tower(pixel_values=pixels.permute(0, 3, 1, 2)))
+        return self._tower(pixel_values=pixels.permute(0, 3, 1, 2), **options)
 
-    def _forward_patches(self, images: Sequence[Image]) -> "torch.Tensor":
+    def _forward_patches(self, images: Sequence[Image]) -> Any:
         """NaFlex: each picture a sequence of patches, padded to the longest of the batch and masked."""
         import torch
 
@@ -60,12 +80,10 @@ class ImageEncoder:
             _fill_patches(rows, image, patch)
         # Without padding a mask would only keep the attention from its fastest kernel.
         mask = torch.arange(longest) < lengths[:, None] if int(lengths.min()) < longest else None
-        return pooled(
-            self._tower(
-                pixel_values=self._normalised(staged).flatten(2),
-                pixel_attention_mask=None if mask is None else self._to_device(mask),
-                spatial_shapes=grids,  # stays on the CPU: the model reads it row by row
-            )
+        return self._tower(
+            pixel_values=self._normalised(staged).flatten(2),
+            pixel_attention_mask=None if mask is None else self._to_device(mask),
+            spatial_shapes=grids,  # stays on the CPU: the model reads it row by row
         )
 
     def _staging(self, *shape: int) -> "torch.Tensor":

@@ -62,7 +62,7 @@ LAYERS = [
     {"chat"},
     {"product"},
     {"answering"},
-    {"datasets", "search", "describe", "compact", "forget", "indexing"},
+    {"datasets", "search", "describe", "compact", "forget", "fuse", "indexing"},
     {"batch_search", "neighbours"},
     {"integrity", "index.inspection", "index.salvage", "repair", "verify"},
     {"survey", "forecast", "missing", "index.plan"},

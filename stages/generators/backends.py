@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.checkpoints import ModelLoadError, resolve, weights_digest
-from stages.generators import image_text_to_text
+from stages.generators import caption_then_llm, feature_prefix, image_text_to_text
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees
 from stages.generators.protocol import Generator
 from stages.generators.server.served import ServedModel, server_view
@@ -22,6 +22,11 @@ def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
             return image_text_to_text.ImageTextToText(config, run)
         case Backend.VILT:
             return Vilt(config, run)
+        case Backend.CAPTION_THEN_LLM:
+            captioner = load_generator(caption_then_llm.captioner_config(config), run)
+            return caption_then_llm.CaptionThenLlm(config, run, captioner)
+        case Backend.FEATURE_PREFIX:
+            return feature_prefix.FeaturePrefix(config, run)
         case Backend.OPENAI:
             return ServedModel(config, run)
         case Backend.VLLM:
@@ -34,6 +39,10 @@ def generator_view(config: GeneratorConfig) -> ResizeConfig:
     match config.backend:
         case Backend.TRANSFORMERS | Backend.VILT | Backend.VLLM:
             return image_text_to_text.picture_view(config)
+        case Backend.CAPTION_THEN_LLM:
+            return generator_view(caption_then_llm.captioner_config(config))
+        case Backend.FEATURE_PREFIX:
+            return feature_prefix.picture_view(config)
         case Backend.OPENAI:
             return server_view(config)
     raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
@@ -50,7 +59,12 @@ def generator_identity(config: GeneratorConfig) -> dict[str, Any]:
 
     Of a served model its name, wherever the server is: nobody sees its weights. Raises: ModelLoadError.
     """
-    if config.backend is Backend.OPENAI:
-        return asdict(config)
+    match config.backend:
+        case Backend.OPENAI:
+            return asdict(config)
+        case Backend.CAPTION_THEN_LLM:
+            return caption_then_llm.identity(config)
+        case Backend.FEATURE_PREFIX:
+            return feature_prefix.identity(config)
     settings = {key: value for key, value in asdict(config).items() if key not in ("model", "revision")}
     return {**settings, "weights": weights_digest(resolve(config.model, config.revision))}

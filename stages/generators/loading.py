@@ -46,13 +46,13 @@ def load_model(config: GeneratorConfig, run: GeneratorRun) -> LoadedModel:
     model = load(transformers.AutoModelForImageTextToText, folder, config.dtype, run.device, **fewer_bits)
     require_fit(folder, model, processor)
     # The model's own, too: `generate` takes from there what is None in the settings it is given.
-    model.generation_config = settings = _settings(model, processor.tokenizer, config)
+    model.generation_config = settings = generation_settings(model, processor.tokenizer, config)
     chats = bool(processor.chat_template)
     return LoadedModel(
         model=model,
         processor=processor,
         settings=settings,
-        ends=_end_tokens(model),
+        ends=end_tokens(model),
         dropped=int(kind == "blip"),
         # These two write to fixed places of a prompt, and count positions from its padding.
         pads=kind != "blip" and not kind.startswith("instructblip"),
@@ -108,7 +108,7 @@ def _require_padding(folder: Path, tokenizer: Any, side: str) -> None:
         raise ModelLoadError(f"{folder} has a tokenizer that cannot pad on the {side}")
 
 
-def _settings(model: Any, tokenizer: Any, config: GeneratorConfig) -> Any:
+def generation_settings(model: Any, tokenizer: Any, config: GeneratorConfig) -> Any:
     """The checkpoint's own settings, but one beam, and no sampling other than Darkroom's."""
     settings = copy.deepcopy(model.generation_config)
     settings.update(
@@ -125,7 +125,7 @@ def _settings(model: Any, tokenizer: Any, config: GeneratorConfig) -> Any:
     return settings
 
 
-def _end_tokens(model: Any) -> frozenset[int]:
+def end_tokens(model: Any) -> frozenset[int]:
     if model.config.model_type == "blip":
         return frozenset([model.config.text_config.sep_token_id])
     ends = model.generation_config.eos_token_id

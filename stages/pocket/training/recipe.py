@@ -8,10 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import DeepseekVLForConditionalGeneration, SiglipModel, SiglipVisionModel
+from transformers import (
+    DeepseekVLForConditionalGeneration,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipModel,
+    SiglipVisionModel,
+)
 
 from stages.pocket import checkpoint
-from stages.pocket.training import captioner, encoder, pictures, saving, segments, tokenizer, vision
+from stages.pocket.training import (
+    captioner,
+    encoder,
+    fusion,
+    pictures,
+    reasoner,
+    saving,
+    segments,
+    tokenizer,
+    vision,
+)
 from stages.pocket.training.schedule import Plan
 
 CLUSTERS = 18_000  # of four pictures each, plus a quarter as many clips
@@ -30,6 +46,10 @@ PLANS = {
         Plan(steps=1150, batch=36, rate=1.5e-3, warmup=40, seed=4, orthogonal=True, context=0.25, stop=250),
         Plan(steps=850, batch=36, rate=1.5e-3, warmup=30, seed=5, orthogonal=True, context=0.25, stop=250),
         Plan(steps=680, batch=36, rate=1.5e-3, warmup=30, seed=6, orthogonal=True, context=0.25),
+    ),
+    "reasoner": (
+        Plan(steps=1100, batch=16, rate=2.5e-3, warmup=60, orthogonal=True),
+        Plan(steps=900, batch=16, rate=2.5e-3, warmup=30, seed=1, orthogonal=True),
     ),
 }
 # Pictures that watch the training; the scores of the card use another seed.
@@ -107,13 +127,36 @@ def train_captioner(work: Work) -> None:
         captioner.train_captioner(trainer, check, plan, work.folder / "captioner")
 
 
+def train_reasoner(work: Work) -> None:
+    """Phase four; it needs no other."""
+    words = reasoner.train_tokenizer(seed=0)
+    torch.manual_seed(0)
+    model = reasoner.build(len(words))
+    for plan in PLANS["reasoner"]:
+        reasoner.train_reasoner(model, words, plan, work.folder / "reasoner")
+
+
+def train_fusion(work: Work) -> None:
+    """Phase five; it needs the encoder and the reasoner that ship."""
+    fusion.write_examples(work.folder / "fusion_data", fusion.PICTURES, seed=0)
+    fusion.train_fusion(work.folder / "fusion_data", work.folder / "fusion")
+
+
 def package(work: Work) -> None:
-    """Write both models, halved, with their processors, to the folders that ship."""
+    """Write the models, halved, with their processors, to the folders that ship."""
     bpe = tokenizer.load_bpe(work.bpe)
     dual = SiglipModel.from_pretrained(work.folder / "encoder")
     saving.save_encoder(dual, bpe, checkpoint("encoder"))
     teller = DeepseekVLForConditionalGeneration.from_pretrained(work.folder / "captioner")
     saving.save_captioner(teller, bpe, checkpoint("captioner"))
+    package_reasoner(work)
+
+
+def package_reasoner(work: Work) -> None:
+    """Write the reasoner, halved, to the folder that ships; from there the fusion reads it."""
+    folder = work.folder / "reasoner"
+    words = PreTrainedTokenizerFast.from_pretrained(folder)
+    saving.save_reasoner(LlamaForCausalLM.from_pretrained(folder), words, checkpoint("reasoner"))
 
 
 def run(work: Work, phases: list[str], processes: int) -> None:
@@ -126,7 +169,11 @@ def run(work: Work, phases: list[str], processes: int) -> None:
         "vision": lambda: train_vision(work),
         "encoder": lambda: train_encoder(work),
         "captioner": lambda: train_captioner(work),
+        "reasoner": lambda: train_reasoner(work),
         "package": lambda: package(work),
+        "package_reasoner": lambda: package_reasoner(work),
+        "fusion": lambda: train_fusion(work),
+        "package_fusion": lambda: saving.save_fusion(work.folder / "fusion", checkpoint("fusion")),
     }
     unknown = set(phases) - set(tasks)
     if unknown:

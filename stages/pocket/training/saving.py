@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,12 +12,15 @@ from transformers import (
     DeepseekVLForConditionalGeneration,
     DeepseekVLImageProcessorPil,
     DeepseekVLProcessor,
+    LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     SiglipImageProcessorPil,
     SiglipModel,
     SiglipProcessor,
 )
 
+from stages.generators.fusion import FUSION, PROJECTOR
 from stages.pocket.training.pictures import SIDE
 from stages.pocket.training.segments import IMAGE_TOKENS
 from stages.pocket.training.tokenizer import captioner_tokenizer, encoder_tokenizer
@@ -50,3 +54,17 @@ def save_captioner(model: DeepseekVLForConditionalGeneration, bpe: Tokenizer, fo
         num_image_tokens=IMAGE_TOKENS,
         chat_template=tokenizer.chat_template,
     ).save_pretrained(folder)
+
+
+def save_reasoner(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the reasoner with its tokenizer, chat template and generation settings."""
+    _save_halved(model, folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_fusion(trained: Path, folder: Path) -> None:
+    """Write the projector of a finished training, halved, and what it joins."""
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(trained / FUSION, folder / FUSION)
+    halved = {name: value.to(torch.float16) for name, value in load_file(trained / PROJECTOR).items()}
+    save_file(halved, folder / PROJECTOR)
