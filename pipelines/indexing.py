@@ -1,13 +1,12 @@
 """`darkroom index`: what is due for an index, and the run that does it."""
 
-import json
 import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipelines.config import as_dict, to_yaml
+from pipelines.config import as_dict
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.facts import Command, IndexReport, Outcome
 from pipelines.index.build import Job, Wishes, build_index
@@ -19,9 +18,8 @@ from pipelines.index.workers import crew_of
 from pipelines.index_facts import IndexFacts
 from pipelines.index_jobs import IndexJob
 from pipelines.lock import locked
-from pipelines.redact import redact
-from pipelines.report import render
-from pipelines.tracking import Run, Tracker, track
+from pipelines.run_record import run_name, save_record
+from pipelines.tracking import Run, track
 from stages.index.blas import check_installed
 from stages.index.choice import choose_factory
 from stages.schemas import SHARD_ROWS
@@ -111,7 +109,7 @@ def _run(
     config: IndexJob, corpus: Corpus, name: str, wishes: Wishes, told: Callable[[str], None]
 ) -> IndexRun:
     started, began, notes = datetime.now(UTC), time.monotonic(), list[str]()
-    run = f"{started:%Y%m%dT%H%M%S}{started.microsecond // 1000:03d}Z"
+    run = run_name(started)
     with track(config.tracking, Run(run, config.corpus, as_dict(config)), notes.append) as tracker:
         built = build_index(Job(corpus, name, config.index, crew_of(config.cluster), told, wishes))
         facts = facts_of(corpus, name, built.generation)
@@ -127,7 +125,10 @@ def _run(
             commands=_commands(config.corpus),
             notes=(*notes, *built.meta.notes),
         )
-        _save(corpus, config, report, tracker)
+        metrics = facts.metrics()
+        done = {"seconds": report.seconds, "added": report.added}
+        save_record(corpus, config, report, metrics | done, tracker)
+        tracker.metrics(metrics, step=0)
     return IndexRun(facts, built.meta.accepted, corpus.path("runs", run, "report.html"), report.notes)
 
 
@@ -137,16 +138,3 @@ def _commands(corpus: str) -> tuple[Command, ...]:
         Command("Search it", f'darkroom search {place} text="…" k=10'),
         Command("Add what is new, and merge the deltas", f"darkroom index {place} merge=true"),
     )
-
-
-def _save(corpus: Corpus, config: IndexJob, report: IndexReport, tracker: Tracker) -> None:
-    metrics = report.index.metrics()
-    files = {
-        "config.yaml": to_yaml(redact(as_dict(config))),
-        "metrics.json": json.dumps(metrics | {"seconds": report.seconds, "added": report.added}, indent=2),
-        "report.html": render(report),
-    }
-    for file, text in files.items():
-        corpus.write_bytes(text.encode(), "runs", report.run, file)
-        tracker.text(text, file)
-    tracker.metrics(metrics, step=0)

@@ -1,13 +1,11 @@
 """One night: what it was asked, what it has done, and the record it leaves under `runs/RUN/`."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pipelines.config import as_dict, to_yaml
 from pipelines.context import Known
 from pipelines.corpus import Corpus
 from pipelines.facts import Report
@@ -16,9 +14,8 @@ from pipelines.jobs import NightlyConfig
 from pipelines.plan import planned_shards
 from pipelines.product import Product
 from pipelines.progress import ProgressDisplay
-from pipelines.redact import redact
-from pipelines.report import render
 from pipelines.reuse import ITEMS
+from pipelines.run_record import run_name, save_record
 from pipelines.source_diff import SourceDiff
 from pipelines.stream import ShardResult
 from pipelines.tally import Tally
@@ -84,8 +81,7 @@ class Night:
 
     @property
     def run(self) -> str:
-        """Sorts by time; no dataset is ever named by a clock, only this record is."""
-        return f"{self.started:%Y%m%dT%H%M%S}{self.started.microsecond // 1000:03d}Z"
+        return run_name(self.started)
 
     @property
     def seconds(self) -> float:
@@ -112,19 +108,12 @@ class Live:
             self._tracked = time.monotonic()
 
 
-def save_record(night: Night, tracker: Tracker) -> None:
-    """Writes `runs/RUN/`: the resolved configuration without secrets, the numbers, the page."""
+def save_night(night: Night, tracker: Tracker) -> None:
+    """Writes `runs/RUN/`, and the last numbers to the tracker."""
     assert night.report is not None
     metrics = night.tally.metrics()
     for index in night.indexes:
         metrics |= index.metrics()
     done = {"seconds": night.seconds, "images": night.tally.images, "images_copied": night.tally.copied}
-    files = {
-        "config.yaml": to_yaml(redact(as_dict(night.config))),
-        "metrics.json": json.dumps(metrics | done, indent=2),
-        "report.html": render(night.report),
-    }
-    for name, text in files.items():
-        night.corpus.write_bytes(text.encode(), "runs", night.run, name)
-        tracker.text(text, name)
+    save_record(night.corpus, night.config, night.report, metrics | done, tracker)
     tracker.metrics(metrics, step=len(night.tally.shards))

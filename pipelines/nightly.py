@@ -22,7 +22,7 @@ from pipelines.index.workers import crew_of
 from pipelines.jobs import Captioner, NightlyConfig
 from pipelines.lock import locked
 from pipelines.missing import missing_shards
-from pipelines.night import Live, Night, save_record
+from pipelines.night import Live, Night, save_night
 from pipelines.page import night_report
 from pipelines.plan import PlannedShard, extend
 from pipelines.product import ModelProduct, Product, given_to
@@ -88,7 +88,7 @@ def develop(night: Night, terminal: Console) -> None:
             index_embeddings(night, terminal)
         night.check_rejects()
         night.report = night_report(night)
-        save_record(night, tracker)
+        save_night(night, tracker)
 
 
 def fill(night: Night, live: Live, streams: Streams, reuses: bool) -> None:

@@ -58,6 +58,7 @@ LAYERS = [
     {"jobs"},
     {"index_jobs", "text_jobs"},
     {"config"},
+    {"run_record"},
     {"conversation"},
     {"chat"},
     {"product"},

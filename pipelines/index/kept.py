@@ -2,11 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from io import BytesIO
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from pipelines.corpus import Corpus
 from stages.index.damage import IndexDamaged
@@ -34,14 +29,3 @@ def read_kept(corpus: Corpus, path: tuple[str, ...]) -> bytes:
     if hashlib.sha256(data).digest() != digest:
         raise IndexDamaged(f"{corpus.path(*path)} is damaged: run darkroom index again")
     return data
-
-
-def pack_arrays(**arrays: npt.NDArray[Any]) -> bytes:
-    buffer = BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
-
-
-def unpack_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    with np.load(BytesIO(data), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}

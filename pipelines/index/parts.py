@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.corpus import Corpus, fingerprint
-from pipelines.index.kept import pack_arrays, unpack_arrays
 from pipelines.index.layout import (
     DIRECTORY,
     LEFT_OUT,
@@ -29,6 +28,7 @@ from pipelines.index.layout import (
     to_json,
 )
 from pipelines.index.reading import within
+from stages.index.arrays import pack_arrays, unpack_arrays
 from stages.index.damage import IndexDamaged
 from stages.index.lists import Directory, Lists, Written
 from stages.index.merge import merge_lists
@@ -143,7 +143,8 @@ def imbalance(sizes: npt.NDArray[np.int64]) -> float:
 
 def left_out(corpus: Corpus, name: str, part: str) -> Ids:
     """The ids, ascending, of covered items that were gone when the part was made."""
-    ids: Ids = unpack_arrays(read_file(corpus, name, (PARTS, part), LEFT_OUT))["ids"]
+    data = read_file(corpus, name, (PARTS, part), LEFT_OUT)
+    ids: Ids = unpack_arrays(data, corpus.path("index", name, PARTS, part, LEFT_OUT))["ids"]
     return ids
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from pipelines.corpus import Corpus, fingerprint
-from pipelines.index.kept import kept, pack_arrays, unpack_arrays
+from pipelines.index.kept import kept
 from pipelines.index.layout import WORK
 from pipelines.index.survey import Survey
 from pipelines.index.texts import read_texts, text_queries
+from stages.index.arrays import pack_arrays, unpack_arrays
 from stages.index.config import IndexConfig
 from stages.index.exact import Kind, Queries, join_queries, queries_of
 
@@ -32,7 +33,7 @@ def make_queries(
 
     settings = {"recall_queries": config.recall_queries, "texts": read_texts(config)}
     path = ("index", name, WORK, f"queries-{fingerprint({**asked, **settings})}")
-    stored = unpack_arrays(kept(corpus, path, make))
+    stored = unpack_arrays(kept(corpus, path, make), corpus.path(*path))
     vectors = stored["vectors"].astype(np.float32, copy=False)
     queries = Queries(stored["ids"].astype(np.int64, copy=False), vectors, stored["kinds"].astype(np.str_))
     return queries, str(stored["note"])

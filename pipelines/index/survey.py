@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.corpus import Corpus, fingerprint
-from pipelines.index.kept import kept, pack_arrays, read_kept, unpack_arrays
+from pipelines.index.kept import kept, read_kept
 from pipelines.index.layout import ShardRange, ranges_of
 from pipelines.index.reading import dataset_of, read_batches
 from pipelines.index.workers import Crew, run_tasks
+from stages.index.arrays import pack_arrays, unpack_arrays
 from stages.index.sample import BottomK, expected_bound, merge_samples
 from stages.index.vectors import Batch, Ids, Vectors
 from stages.schemas import SHARD_ROWS
@@ -93,7 +94,8 @@ def survey(surveyor: Surveyor, crew: Crew) -> Survey:
         assert found is not None
         return found
 
-    stored = unpack_arrays(kept(corpus, (*surveyor.work, "survey"), make))
+    path = (*surveyor.work, "survey")
+    stored = unpack_arrays(kept(corpus, path, make), corpus.path(*path))
     ranges = tuple((int(first), int(last)) for first, last in stored["shards"])
     sample = surveyor.mapped(_SAMPLE, int(stored["sampled"]))
     queries = (
@@ -108,7 +110,7 @@ def _merged(surveyor: Surveyor, shards: Sequence[int], crew: Crew) -> bytes | No
     corpus, work = surveyor.corpus, surveyor.work
     tasks = [shards[start : start + _TASK_SHARDS] for start in range(0, len(shards), _TASK_SHARDS)]
     names = [name for _, name in run_tasks("survey", lambda: surveyor, tasks, crew)]
-    parts = [unpack_arrays(read_kept(corpus, (*work, name))) for name in names]
+    parts = [unpack_arrays(read_kept(corpus, (*work, name)), corpus.path(*work, name)) for name in names]
     samples = [
         (part["ids"], surveyor.mapped(f"{name}.f16", len(part["ids"])))
         for name, part in zip(names, parts, strict=True)

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.corpus import Corpus, fingerprint
-from pipelines.index.kept import kept, pack_arrays, unpack_arrays
+from pipelines.index.kept import kept
 from pipelines.index.layout import WORK, shards_in
 from pipelines.index.reading import dataset_of, dim_of
 from pipelines.index.survey import Survey, Surveyor, survey
 from pipelines.index.templates import save_template
 from pipelines.index.workers import Crew
+from stages.index.arrays import pack_arrays, unpack_arrays
 from stages.index.choice import choose_factory, training_size
 from stages.index.config import IndexConfig
 from stages.index.template import Template
@@ -67,9 +68,7 @@ def _in_stages(
     rotation = (
         kept(corpus, _kept_at(name, asked, "rotation"), lambda: train_rotation(sample, plan) or b"") or None
     )
-    centroids = kept(
-        corpus,
-        _kept_at(name, asked, "centroids"),
-        lambda: pack_arrays(centroids=train_centroids(sample, rotation, plan)),
-    )
-    return train_template(sample, rotation, unpack_arrays(centroids)["centroids"], plan)
+    place = _kept_at(name, asked, "centroids")
+    stored = kept(corpus, place, lambda: pack_arrays(centroids=train_centroids(sample, rotation, plan)))
+    centroids = unpack_arrays(stored, corpus.path(*place))["centroids"]
+    return train_template(sample, rotation, centroids, plan)

@@ -1,8 +1,6 @@
 """Exact neighbours of a few queries among any number of vectors that pass by once: what recall is
 measured against."""
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stages.index.arrays import pack_arrays, unpack_arrays
 from stages.index.damage import IndexDamaged
 from stages.index.search import Neighbours, best_first
 from stages.index.vectors import Float32, Ids, VectorError, Vectors, unit_float32
@@ -215,12 +214,12 @@ class Truth:
 
 def pack_neighbours(found: Neighbours) -> bytes:
     """As an .npz file, whose parts have checksums."""
-    return _pack({"ids": found.ids, "scores": found.scores})
+    return pack_arrays(ids=found.ids, scores=found.scores)
 
 
 def unpack_neighbours(data: bytes, path: str) -> Neighbours:
     """Raises: IndexDamaged, naming `path`."""
-    stored = _unpack(data, path)
+    stored = unpack_arrays(data, path)
     try:
         return _neighbours(stored)
     except (KeyError, VectorError) as error:
@@ -230,13 +229,14 @@ def unpack_neighbours(data: bytes, path: str) -> Neighbours:
 def pack_truth(truth: Truth) -> bytes:
     """As an .npz file, whose parts have checksums."""
     asked, found = truth.queries, truth.neighbours
-    arrays = (asked.ids, asked.vectors, asked.kinds, found.ids, found.scores)
-    return _pack(dict(zip(("query_ids", "vectors", "kinds", "ids", "scores"), arrays, strict=True)))
+    return pack_arrays(
+        query_ids=asked.ids, vectors=asked.vectors, kinds=asked.kinds, ids=found.ids, scores=found.scores
+    )
 
 
 def unpack_truth(data: bytes, path: str) -> Truth:
     """Raises: IndexDamaged, naming `path`."""
-    stored = _unpack(data, path)
+    stored = unpack_arrays(data, path)
     try:
         vectors = stored["vectors"].astype(np.float32, copy=False)
         # Only checked: made of unit length once more, they would differ in the last bit.
@@ -255,17 +255,3 @@ def _neighbours(stored: Mapping[str, npt.NDArray[Any]]) -> Neighbours:
     if ids.dtype != np.int64 or scores.dtype != np.float32 or ids.ndim != 2 or ids.shape != scores.shape:
         raise VectorError(f"ids {ids.dtype} {list(ids.shape)}, scores {scores.dtype} {list(scores.shape)}")
     return Neighbours(ids, scores)
-
-
-def _pack(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # the names of arrays, not of options
-    return file.getvalue()
-
-
-def _unpack(data: bytes, path: str) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, NotImplementedError) as error:
-        raise IndexDamaged(f"{path} is damaged: {str(error).splitlines()[0]}") from error
