@@ -121,6 +121,10 @@ class ImageTextToText:
             ),
             f"takes {most} picture a prompt": most is not None
             and any(len(one.images) > most for one in requests),
+            "begins texts with a token of its own, so they follow no schema": (
+                self._loaded.settings.forced_bos_token_id is not None
+                and any(one.schema is not None for one in requests)
+            ),
         }
         for fault, found in faults.items():
             if found:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,17 @@ from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.image_text_to_text import ImageTextToText
 from stages.generators.loading import LoadedModel, load_model
 from stages.generators.processors import processor_class
-from stages.generators.protocol import FinishReason, Request, Result, Turn
+from stages.generators.protocol import (
+    FailedRequest,
+    FinishReason,
+    GenerationError,
+    Request,
+    Result,
+    Sampling,
+    Turn,
+)
 from tests.stages.generators.tiny_families import OFFICIAL
-from tests.stages.generators.tiny_models import FAMILIES, PLAIN, photographs, save_model
+from tests.stages.generators.tiny_models import FAMILIES, KINDS, PLAIN, photographs, save_model
 
 QUESTIONS = ("what is it?", "how many objects are there? a red cup of coffee, or the moon?")
 TASKS = ("<CAPTION>", "<DETAILED_CAPTION>")
@@ -99,6 +107,44 @@ def test_generate_family_in_one_batch_equals_transformers_one_by_one(
     texts = one_by_one(families(kind), kind, asked)
     assert answered(families(kind), asked) == texts
     assert len(set(texts)) > len(prompts)  # the pictures make a difference
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in KINDS])
+def test_generate_family_sampled_texts_are_those_of_any_batch_and_of_the_stream(
+    families: Callable[[str], Path], kind: str
+) -> None:
+    prompts = TASKS if kind == "florence2" else QUESTIONS
+    pairs = [(image, prompt) for image in photographs()[:3] for prompt in prompts]
+    hot = Sampling(temperature=1.0, top_p=0.9, seed=3)
+    asked = [Request(number, (image,), prompt, sampling=hot) for number, (image, prompt) in enumerate(pairs)]
+    config = GeneratorConfig(str(families(kind)), max_new_tokens=TOKENS)
+    generator = ImageTextToText(config, RUN)
+    together = generator.generate(asked)
+    apart = [one for request in asked for one in generator.generate([request])]
+    assert _by_id(together) == _by_id(apart)
+    assert _by_id(together)[0] == "".join(generator.stream(asked[0])).strip()
+
+
+def _by_id(results: Sequence[Result | FailedRequest]) -> dict[int, str]:
+    return {one.id: one.text for one in results if isinstance(one, Result)}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind not in KINDS])
+def test_generate_family_held_to_a_schema_follows_it_or_says_that_it_cannot(
+    families: Callable[[str], Path], kind: str
+) -> None:
+    schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
+    closed = schema[:-1] + ', "additionalProperties": false}'
+    config = GeneratorConfig(str(families(kind)), max_new_tokens=32)
+    asked = [Request(number, (image,), "<OCR>", schema=closed) for number, image in enumerate(photographs())]
+    generator = ImageTextToText(config, RUN)
+    if kind == "florence2":
+        with pytest.raises(GenerationError, match=r"^[^\n]*no schema$"):
+            generator.generate(asked)
+        return
+    texts = _by_id(generator.generate(asked)).values()
+    assert {type(json.loads(text)["a"]) for text in texts} == {bool}
+    assert len(texts) == len(asked)
 
 
 def test_generate_text_that_a_checkpoint_would_end_by_force_is_marked_as_cut(
