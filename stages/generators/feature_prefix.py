@@ -24,7 +24,7 @@ from stages.generators.pictures import Key
 from stages.generators.prefixed import Prefixed
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
 from stages.generators.rows import Room, Row
-from stages.generators.text_model import load_text_model, part_results, require_room, unheld
+from stages.generators.text_model import load_text_model, require_room
 from stages.resize import ResizeConfig
 
 if TYPE_CHECKING:
@@ -112,12 +112,12 @@ class FeaturePrefix:
         made: dict[int, Result] = {}
         for batch in room.cut(rows, lambda row: ((), sizes[id(row)])):
             inputs = self._inputs(batch, words)
-            made |= {one.id: one for one in part_results(batch, self._decoder.write(batch, inputs))}
+            made |= {one.id: one for one in self._decoder.write(batch, inputs)}
         return [[made[id] for id in one.ids] for one in asked]
 
     def _row(self, asked: AskedPictures, ask: Ask, ids: Sequence[int]) -> Row:
         prompt = self._prompts.prompt(ask.prompt, ask.turns, len(asked.images))
-        return Row(ids, asked, unheld(ask, prompt), prompt, None)
+        return Row(ids, asked, ask, prompt, None)
 
     def _inputs(self, rows: Sequence[Row], words: Mapping[Key, "torch.Tensor"]) -> dict[str, Any]:
         """`input_ids` hold nothing but the length that `generate` is to take off its output."""

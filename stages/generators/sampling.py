@@ -93,14 +93,15 @@ class Chooser:
             self._grammar.advance(tokens.tolist())
         return drawn
 
-    def mean_logprobs(self, counts: Sequence[int]) -> list[float | None]:
-        """For each row the mean over its first tokens, in nats; None where there are none."""
+    def mean_logprobs(self, spans: Sequence[slice]) -> list[float | None]:
+        """For each row the mean over some of its tokens, in nats; None where there are none."""
         import torch
 
         if not self.used:
-            return [None] * len(counts)
+            return [None] * len(spans)
         rows = torch.stack(self._logprobs, dim=1).double().cpu()
-        return [float(row[:count].mean()) if count else None for row, count in zip(rows, counts, strict=True)]
+        parts = [row[span] for row, span in zip(rows, spans, strict=True)]
+        return [float(part.mean()) if len(part) else None for part in parts]
 
 
 def _warpers(temperature: float, top_p: float) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from stages.generators.prompts import Prompt
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result, Turn
 from stages.generators.quantization import quantization_options
 from stages.generators.rows import Room, Row
-from stages.generators.thinking import THOUGHT, is_primed, part_thinking
+from stages.generators.thinking import THOUGHT
 
 _NO_PICTURES = AskedPictures((), (), {})
 _BLANK_PROMPT = 200  # letters: a prompt may be too long for the model, but not its beginning
@@ -125,8 +125,7 @@ class TextModel:
         return (self._row(ask, ids) for ask, ids in asked.items())
 
     def _row(self, ask: Ask, ids: Sequence[int]) -> Row:
-        prompt = self._render(ask)
-        return Row(ids, _NO_PICTURES, unheld(ask, prompt), prompt, None)
+        return Row(ids, _NO_PICTURES, ask, self._render(ask), None)
 
     def _blank(self, row: Row) -> Row:
         return self._row(replace(row.ask, prompt=row.ask.prompt[:_BLANK_PROMPT], turns=()), row.ids)
@@ -142,7 +141,7 @@ class TextModel:
         for batch in room.cut(rows, lambda row: ((), len(row.prompt))):
             tokens = {"input_ids": [list(row.prompt.pieces[0]) for row in batch]}
             inputs = self._tokenizer.pad(tokens, return_tensors="pt").to(self._loaded.model.device)
-            made |= {one.id: one for one in part_results(batch, self._decoder.write(batch, inputs))}
+            made |= {one.id: one for one in self._decoder.write(batch, inputs)}
         return [[made[id] for id in row.ids] for row in rows]
 
     def _write_on_cpu(self, rows: Sequence[Row], limit: int) -> list[list[Result]]:
@@ -181,13 +180,6 @@ def _messages(prompt: str, turns: Sequence[Turn]) -> list[dict[str, str]]:
     return [*said, {"role": "user", "content": prompt}]
 
 
-def unheld(ask: Ask, prompt: Prompt) -> Ask:
-    """What is asked, without its schema if the model is to think first: held to it from the first token on,
-    it could neither think nor get to its answer. Whoever asks checks the answer in any case.
-    """
-    return replace(ask, schema=None) if is_primed(prompt.text) else ask
-
-
 def require_room(loaded: LoadedModel, prompt_tokens: int, new_tokens: int) -> None:
     """What lies beyond a model's context is garbage. Raises: ValueError where the text might get there."""
     context = getattr(loaded.model.config, "max_position_embeddings", None)
@@ -195,14 +187,6 @@ def require_room(loaded: LoadedModel, prompt_tokens: int, new_tokens: int) -> No
         raise ValueError(
             f"a prompt of {prompt_tokens} tokens and max_new_tokens {new_tokens} exceed the model's {context}"
         )
-
-
-def part_results(rows: Sequence[Row], results: Sequence[Result]) -> Iterator[Result]:
-    """The results of the rows, each with its thinking apart from its answer."""
-    primed = {id: is_primed(row.prompt.text) for row in rows for id in row.ids}
-    for result in results:
-        thinking, answer = part_thinking(result.text, primed[result.id])
-        yield replace(result, text=answer, thinking=thinking)
 
 
 def _failed(row: Row, failure: Failure) -> list[FailedRequest]:

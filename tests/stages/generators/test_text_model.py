@@ -83,3 +83,29 @@ def test_text_model_that_thinks_first_is_not_held_to_a_schema_while_it_does(copi
     assert isinstance(free, Result)
     assert (held.text, held.thinking) == (free.text, free.thinking)
     assert held.thinking
+
+
+def test_text_model_is_greedy_whatever_sampling_its_checkpoint_asks_for(copied: Path) -> None:
+    question = Request(
+        0, (), "[file content begin]\na red sign with the digits 4 2\n[file content end]\nwhy?"
+    )
+    (plain,) = _load(copied).generate([question])
+    _edit(copied / "generation_config.json", do_sample=True, temperature=9.0, top_k=2, num_beams=3)
+    (found,) = _load(copied).generate([question])
+    assert isinstance(plain, Result)
+    assert isinstance(found, Result)
+    assert (found.thinking, found.text) == (plain.thinking, plain.text)
+
+
+def test_text_model_log_probability_is_of_the_answer_alone(copied: Path) -> None:
+    question = "[file content begin]\na red sign with the digits 4 2\n[file content end]\nwhat color is it?"
+    whole = TextModel(GeneratorConfig(str(copied), max_new_tokens=64), RUN).generate(
+        [Request(0, (), question)]
+    )
+    cut = TextModel(GeneratorConfig(str(copied), max_new_tokens=2), RUN).generate([Request(0, (), question)])
+    assert isinstance(whole[0], Result)
+    assert isinstance(cut[0], Result)
+    assert whole[0].text
+    assert whole[0].mean_logprob is not None
+    assert cut[0].thinking
+    assert cut[0].mean_logprob is None
