@@ -1,6 +1,7 @@
 """Answers to questions about every picture, and about groups of them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from stages.generators.asking import Outcome, ask, retried
 from stages.generators.backends import generator_needs, generator_view, load_generator
 from stages.generators.checks import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.protocol import Generator, Result
+from stages.generators.protocol import FinishReason, Generator, Result
 from stages.generators.records import recorded
 from stages.questions.columns import answers_column
 from stages.questions.knowledge import Knowledge, Terms
@@ -88,7 +89,7 @@ class AnswerQuestions:
         answers = [[self._answer(one) for one in own] for own in asked]
         made = shard.append_column("answers", pa.array(answers, self._column))
         outcomes = [one.outcome for own in asked for one in own if one.outcome]
-        return with_notes(made, [*self._generator.notes, *retried(outcomes)])
+        return with_notes(made, [*self._generator.notes, *retried(outcomes), *_cut(outcomes)])
 
     def _answer(self, one: Asked) -> dict[str, Any]:
         assert one.outcome
@@ -104,6 +105,14 @@ class AnswerQuestions:
         if self._terms and outcome.result:
             answer["knowledge"] = self._terms.facts(_readable(outcome, outcome.result))
         return answer
+
+
+def _cut(outcomes: Sequence[Outcome]) -> list[str]:
+    """A JSON object takes more tokens than a caption: what is cut inside one is worth nothing."""
+    invalid = (one.result for one in outcomes if one.status is Status.INVALID_JSON and one.result)
+    if not any(result.finish_reason is FinishReason.LENGTH for result in invalid):
+        return []
+    return ["some answers were cut inside their JSON: raise max_new_tokens of the model that answers"]
 
 
 def _typed(question: Question | None, outcome: Outcome) -> tuple[Outcome, dict[str, Any]]:

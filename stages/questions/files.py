@@ -93,11 +93,19 @@ def _of_lines(file: Path, text: str) -> Iterator[Question]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = json.loads(line, object_pairs_hook=_distinct)
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: not JSON: {error}") from error
         place = f"{file}, line {number}, question {_label(entry, number)}"
         yield _question(place, _known_keys(place, entry, _LINE_KEYS), file.parent)
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal keys, json keeps the last one in silence."""
+    for place, (key, _) in enumerate(pairs):
+        if key in [other for other, _ in pairs[:place]]:
+            raise ValueError(f"the key {key!r} is there twice")
+    return dict(pairs)
 
 
 def _label(entry: Any, number: int) -> str:
@@ -142,7 +150,8 @@ def _schema(value: Any, folder: Path | None) -> str:
     """As text, in the order of the file: models that are held to a schema write its keys in that order."""
     if isinstance(value, str) and folder is not None:
         try:
-            value = json.loads((folder / value).read_text("utf-8-sig"))
+            text = (folder / value).read_text("utf-8-sig")
+            value = json.loads(text, object_pairs_hook=_distinct)
         except OSError as error:
             raise ValueError(f"answer_schema {value} cannot be read: {error.strerror}") from error
         except ValueError as error:

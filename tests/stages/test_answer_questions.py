@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from stages.answer import AnswerConfig, AnswerQuestions
-from stages.base import Image, pack_views, view_column
+from stages.base import Image, notes_of, pack_views, view_column
 from stages.checkpoints import Device
 from stages.generators.backends import load_generator
 from stages.generators.checks import ChecksConfig
@@ -23,6 +23,7 @@ from stages.questions.groups import Grouping
 from stages.questions.knowledge import Knowledge, Term
 from stages.questions.plan import Question, QuestionPlan
 from stages.schemas import CAPTION_COLUMN
+from tests.stages.generators.counting import count_rows
 
 GENERATOR = GeneratorConfig("pocket:captioner")
 RUN = GeneratorRun(batch_size=8, device=Device.CPU, threads=1)
@@ -95,11 +96,21 @@ def test_answers_without_the_schema_of_another_question_leave_its_column_null() 
 
 
 def test_answer_that_is_cut_inside_its_json_keeps_its_text() -> None:
-    short = GeneratorConfig("pocket:captioner", max_new_tokens=4)
-    (one,) = answers(shard(pictures()[1:2]), AS_JSON, generator=short, checks=ChecksConfig(json_repairs=0))[0]
+    short, checks = GeneratorConfig("pocket:captioner", max_new_tokens=4), ChecksConfig(json_repairs=0)
+    (one,) = answers(shard(pictures()[1:2]), AS_JSON, generator=short, checks=checks)[0]
     assert (one["status"], one["finish_reason"], one["scene"]) == ("invalid_json", "length", None)
     assert one["answer"].startswith("{")
     assert one["error"]
+
+
+def test_answers_cut_inside_their_json_are_told_of() -> None:
+    def notes(most: int) -> list[str]:
+        generator = GeneratorConfig("pocket:captioner", max_new_tokens=most)
+        made = AnswerQuestions(AnswerConfig(generator, QuestionPlan((AS_JSON,))), RUN, "v")(shard())
+        return [note for note in notes_of(made) if "max_new_tokens" in note]
+
+    assert len(notes(4)) == 1
+    assert notes(80) == []
 
 
 def test_answer_with_a_number_that_no_column_holds_is_invalid() -> None:
@@ -117,6 +128,19 @@ def test_follow_up_is_answered_from_the_conversation() -> None:
     first, second = answers(shard([image]), DESCRIBE, how_many)[0]
     turn = Turn(DESCRIBE.text, first["answer"])
     assert second["answer"] == generated(Request(0, (image,), how_many.text, (turn,)))
+
+
+def test_pictures_are_encoded_once_for_all_their_questions_and_follow_ups() -> None:
+    plan = (
+        DESCRIBE,
+        Question("many", "how many objects are there?", follows="what"),
+        Question("same", "what?"),
+    )
+    load_generator(GENERATOR, RUN)  # which tries pictures of its own
+    fresh = [255 - image for image in pictures()]
+    with count_rows("SiglipVisionModel") as passes:
+        answers(shard(fresh), *plan)
+    assert sum(rows for rows, _ in passes) == len(fresh)
 
 
 def test_group_is_answered_from_all_its_pictures() -> None:

@@ -179,6 +179,7 @@ def test_load_questions_bad_file_is_refused_in_one_line(tmp_path: Path, content:
     ("content", "told"),
     [
         ('{"name": "n", "question": "q"}\n{', "line 2: not JSON"),
+        ('{"name": "n", "question": "q", "name": "m"}', "line 1: .*'name' is there twice"),
         ('{"name": "n", "question": "q", "set": "a"}', "line 1, question n: set is not known"),
         ("3", "line 1, question 1 must have"),
         ("", "holds no question"),
