@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
+from pipelines.corpus import Corpus
 from tests.pipelines.served_nights import PICTURES, SHARD_ROWS, captions, seen, tell, words, write_colours
-from tests.stages.generators.chat_server import ChatServer, fault
+from tests.stages.generators.chat_server import Asked, ChatServer, Said, chat, fault
 
 ROOT = Path(__file__).parents[2]
+QUESTION = "questions=[what is it?]"
 SHARDS = PICTURES // SHARD_ROWS
 _CHILD = f"""
 import sys
@@ -46,7 +48,7 @@ TRUTH = [f"a picture of number {number}" for number in range(PICTURES)]
 def test_night_with_a_served_captioner_has_a_caption_of_each_picture(
     photos: Path, tmp_path: Path, shards_in_flight: int
 ) -> None:
-    with ChatServer(lambda asked: tell(asked, after_s=0.2)) as server:
+    with ChatServer(tell, hold=SHARD_ROWS * shards_in_flight) as server:
         flight = f"captioner.actors.shards_in_flight={shards_in_flight}"
         assert cli.main(words(photos, tmp_path / "corpus", server.url, "cluster=local", flight)) == 0
         assert server.peak == SHARD_ROWS * shards_in_flight
@@ -85,6 +87,43 @@ def test_night_whose_server_is_gone_ends_in_a_line_and_keeps_finished_shards(
     assert _texts(corpus) == TRUTH[:SHARD_ROWS]
 
 
+def test_night_keeps_the_key_out_of_everything_it_writes(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "not-of-any-known-shape-4711"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    corpus = tmp_path / "corpus"
+    with ChatServer(lambda asked: tell(asked) if seen(asked) else fault(400, f"no {key}")) as server:
+        assert cli.main(words(photos, corpus, server.url, "cluster=local")) == 0
+        assert server.asked[0].headers["authorization"] == f"Bearer {key}"
+    output = capsys.readouterr()
+    written = b"".join(path.read_bytes() for path in corpus.rglob("*") if path.is_file())
+    assert [row["status"] for row in captions(corpus)].count("failed") == 1
+    assert key.encode() not in written
+    assert key not in output.out + output.err
+
+
+def test_night_whose_answers_come_from_captions_asks_a_model_of_text(photos: Path, tmp_path: Path) -> None:
+    corpus, asked_of_text = tmp_path / "corpus", []
+
+    def script(asked: Asked) -> Said:
+        if isinstance(asked.body["messages"][0]["content"], list):
+            return tell(asked)
+        asked_of_text.append(asked.prompt)
+        return chat("<think>hm</think>a number")
+
+    with ChatServer(script) as server:
+        answerer = ["answerer=openai_caption", f"answerer.how.server.url={server.url}"]
+        assert cli.main(words(photos, corpus, server.url, "cluster=local", *answerer, QUESTION)) == 0
+    assert sorted(asked_of_text) == sorted(
+        f"[file name]: image\n[file content begin]\n{text}\n[file content end]\nwhat is it?" for text in TRUTH
+    )
+    found = Corpus(str(corpus))
+    for shard in found.shards("answers/openai_caption"):
+        rows = found.read_shard("answers/openai_caption", shard).to_pylist()
+        assert {(row["answer"], row["thinking"]) for row in rows} == {("a number", "hm")}
+
+
 def test_night_whose_backend_takes_one_shard_at_a_time_refuses_several(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,14 +158,13 @@ def test_night_killed_while_it_asks_loses_the_shards_in_flight_at_most(photos: P
 def test_night_on_ray_has_the_same_captions_with_several_shards_in_flight(
     ray_cluster: None, photos: Path, tmp_path: Path
 ) -> None:
-    with ChatServer(lambda asked: tell(asked, after_s=0.5)) as server:
-        local = words(photos, tmp_path / "local", server.url, "cluster=local")
-        assert cli.main(local) == 0
-        before, server.peak = len(server.asked), 0
-        flight = f"captioner.actors.shards_in_flight={SHARDS}"
+    flight = f"captioner.actors.shards_in_flight={SHARDS}"
+    with ChatServer(tell) as server:
+        assert cli.main(words(photos, tmp_path / "local", server.url, "cluster=local")) == 0
+    with ChatServer(tell, hold=PICTURES) as server:
         assert cli.main(words(photos, tmp_path / "ray", server.url, "cluster=ray", flight)) == 0
-        assert len(server.asked) - before == PICTURES
-        assert server.peak > SHARD_ROWS
+        assert len(server.asked) == PICTURES
+        assert server.peak == PICTURES
     assert captions(tmp_path / "ray") == captions(tmp_path / "local")
 
 

@@ -108,9 +108,10 @@ class Exchange:
             if time.monotonic() + pause >= ends:
                 tries = f"{attempt} attempts" if attempt > 1 else "1 attempt"
                 raise Unanswered(f"no answer in {tries} and {self._run.deadline_s:g} s, at last: {failure}")
-            if after_s:
-                await asyncio.to_thread(shared().pause, self._run, after_s)
-            await asyncio.sleep(pause)
+            if after_s:  # for all workers, this one included
+                await asyncio.to_thread(shared().pause, self._run, pause)
+            else:
+                await asyncio.sleep(pause)
         raise AssertionError("endless")
 
     async def stream(self, body: Mapping[str, Any], guess: Usage) -> AsyncIterator[Mapping[str, Any]]:

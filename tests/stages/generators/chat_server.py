@@ -71,10 +71,13 @@ RESET = Said(reset=True)
 
 
 class ChatServer:
-    """Use it with `with`. `asked`: requests for completions so far; `peak`: how many there were at once."""
+    """Use it with `with`. `asked`: requests for completions so far; `peak`: how many there were at once.
 
-    def __init__(self, script: Script, port: int = 0) -> None:
-        self._script, self.port = script, port
+    `hold`: nothing is answered before there were so many at once; but after 20 s it is, for a test to fail.
+    """
+
+    def __init__(self, script: Script, port: int = 0, hold: int = 0) -> None:
+        self._script, self.port, self._hold = script, port, hold
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._open: set[asyncio.Task[None]] = set()
@@ -155,6 +158,8 @@ class ChatServer:
         asked = Asked(len(self.asked), time.monotonic(), path, headers, json.loads(content))
         self.asked.append(asked)
         said = self._script(asked)
+        while self.peak < self._hold and time.monotonic() < asked.at + 20:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(said.after_s)
         return said
 
