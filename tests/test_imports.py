@@ -71,6 +71,7 @@ LAYERS = [
     {"night"},
     {"page"},
     {"nightly"},
+    {"commands"},
     {"cli"},
 ]
 
