@@ -19,7 +19,7 @@ from pipelines.corpus import Corpus, CorpusError
 from pipelines.plan import PlannedShard, planned_shards, read_planned
 from pipelines.stream import GUEST
 from stages.questions import asked
-from stages.questions.groups import Grouping
+from stages.questions.groups import GROUP_LIMIT, Grouping
 from stages.schemas import PLAN
 
 _KEYS = ("uri", "image_id")
@@ -172,9 +172,10 @@ class _Groups:
         return self._of.get(anchor)
 
     def guests(self, ids: pa.ChunkedArray) -> pa.Table:
-        """Plan rows of members that are not among these images."""
+        """Plan rows of members that are not among these images, of groups that can be asked about."""
         own = set(ids.to_pylist())
-        missing = {member for item in own for member in self.of(item) or ()} - own
+        groups = (self.of(item) or () for item in own)
+        missing = {id for group in groups if len(group) <= GROUP_LIMIT for id in group} - own
         chosen = pc.is_in(self._plan["image_id"], pa.array(sorted(missing), pa.int64()))
         return self._plan.filter(chosen)
 

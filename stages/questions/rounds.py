@@ -123,6 +123,8 @@ class _Asker:
                 return None  # in no group, or another picture is the first of it
             alone = self._alone(one, row)
             return alone if alone.outcome else one.not_asked(f"no {order}")
+        if len(item.group) > GROUP_LIMIT:
+            return one.not_asked(f"{len(item.group)} pictures in a group, the most are {GROUP_LIMIT}")
         strange = [id for id in item.group if id not in self._places]
         if strange:
             raise ValueError(
@@ -131,8 +133,6 @@ class _Asker:
         shown = tuple(self._places[id] for id in item.group)
         shown = tuple(place for place in shown if self._rows[place].image is not None)
         images = tuple(id for id in item.group if self._places[id] in shown)
-        if len(item.group) > GROUP_LIMIT:
-            return one.not_asked(f"{len(item.group)} pictures in a group, the most are {GROUP_LIMIT}")
         return replace(one, shown=shown, images=images) if shown else self._alone(one, row)
 
     def _after(self, one: Asked, earlier: Asked | None) -> Asked | None:

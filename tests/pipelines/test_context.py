@@ -10,7 +10,7 @@ from pipelines.context import Known, read_metadata, read_rows_of, with_context, 
 from pipelines.corpus import CorpusError
 from pipelines.plan import planned_shards, read_planned
 from pipelines.stream import GUEST
-from stages.questions.groups import Grouping
+from stages.questions.groups import GROUP_LIMIT, Grouping
 from stages.schemas import image_id
 from tests.pipelines.small_corpus import ROWS, make_corpus
 
@@ -118,3 +118,15 @@ def test_image_ids_that_are_texts_of_numbers_are_read_as_numbers(tmp_path: Path)
     (tmp_path / "a.jsonl").write_text('{"image_id": "7", "question": "why?"}\n')
     table = read_rows_of("context.questions", str(tmp_path / "a.jsonl"))
     assert table["image_id"].to_pylist() == [7]
+
+
+def test_group_that_is_too_large_brings_no_guests(tmp_path: Path) -> None:
+    shards = -(-(GROUP_LIMIT + 1) // ROWS)
+    corpus = make_corpus(tmp_path, shards=shards)
+    ids = [image_id(shard, row) for shard in range(shards) for row in range(ROWS)]
+    table = pa.table({"uri": [f"{id}.png" for id in ids], "all": ["x"] * len(ids), "place": ids})
+    planned = with_known(corpus, planned_shards(corpus), Known(table, grouping=Grouping("all", "place")))
+    for shard in planned:
+        rows = with_context(read_planned(corpus, shard).drop_columns(["reused_from"]), shard.context)
+        assert rows[GUEST].to_pylist() == [False] * ROWS
+        assert rows["group"].to_pylist()[0] == (ids if shard.shard == 0 else None)
