@@ -51,7 +51,7 @@ def identity(config: GeneratorConfig) -> dict[str, Any]:
 class CaptionThenLlm:
     """A `Generator` of two: each picture is captioned once, whatever is asked of it.
 
-    A request's own `caption`, where it has one of its single picture, is taken instead; its `tags` and `ocr`
+    A request's own `caption`, where it has one, is taken instead, for all its pictures; its `tags` and `ocr`
     are added. All of it is data: it goes into the prompt as files of DeepSeek's template, fenced. Tokens and
     log-probabilities are those of the answering model; the latency is that of caption and answer together.
     """
@@ -109,9 +109,8 @@ class CaptionThenLlm:
 
 
 def _undescribed(request: Request) -> tuple[Image, ...]:
-    """The pictures that a caption must be made of: a known one is that of a single picture."""
-    one = len(request.images) == 1
-    return () if one and request.known.get("caption", "").strip() else request.images
+    """The pictures that a caption must be made of: a known one tells of all of them."""
+    return () if request.known.get("caption", "").strip() else request.images
 
 
 def files_of(known: Mapping[str, str], captions: Sequence[str]) -> list[File]:

@@ -106,6 +106,8 @@ def test_caption_then_llm_known_caption_stands_for_the_picture() -> None:
     (result,) = generate_matched(generator, [replace(_questions()[0], known=known)])
     assert isinstance(result, Result)
     assert result.text == "19"
+    several = replace(_questions()[0], images=(_sign(), _chart()), known=known)
+    assert _texts(generate_matched(generator, [several])) == _texts([result])
     assert teller.described == []
 
 
