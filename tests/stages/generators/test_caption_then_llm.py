@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
