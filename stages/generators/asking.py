@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stages.generators.checks import DEGENERATE, ChecksConfig, OnDegenerate, fault_of, loop_of
+from stages.generators.checks import DEGENERATE, ChecksConfig, OnDegenerate, fault_of, loop_in_values, loop_of
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,
@@ -15,7 +15,7 @@ from stages.generators.protocol import (
     Turn,
     generate_matched,
 )
-from stages.generators.structured import InvalidJsonError, parse, texts_of
+from stages.generators.structured import InvalidJsonError, parse
 from stages.schemas import Status
 
 _REPAIR = "That is not valid: {error} Answer again with JSON that follows the schema, and nothing else."
@@ -81,8 +81,7 @@ def _parsed(schema: str, result: Result, checks: ChecksConfig) -> Outcome:
             return Outcome(Status.REPETITIVE, loop, result)
         why = f"{error} (cut at max_new_tokens)" if cut else str(error)
         return Outcome(Status.INVALID_JSON, why, result)
-    loops = filter(None, (loop_of(text, checks) for text in texts_of(data)))
-    if loop := next(loops, None):
+    if loop := loop_in_values(data, checks):
         return Outcome(Status.REPETITIVE, loop, result)
     return Outcome(Status.OK, None, result, data)
 

@@ -4,10 +4,12 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from stages.generators.loops import WORD, loop_in
 from stages.generators.protocol import FinishReason, Request, Result, clean
 from stages.generators.refusals import refusal_in
+from stages.generators.structured import stated, texts_of
 from stages.schemas import Status
 
 DEGENERATE = frozenset({Status.NO_TEXT, Status.NO_ANSWER, Status.REPETITIVE, Status.ECHOED, Status.REFUSED})
@@ -66,9 +68,17 @@ def fault_of(request: Request, result: Result, checks: ChecksConfig) -> tuple[St
         return Status.ECHOED, "the text is the prompt"
     if checks.refusals and (declined := refusal_in(text, checks.refusal_patterns)):
         return Status.REFUSED, f"the model declines: {declined!r}"
-    # A text that follows its schema repeats what the schema has it repeat: its values are checked instead.
-    loop = None if request.schema else loop_of(text, checks, result.finish_reason is FinishReason.LENGTH)
+    if request.schema:  # `ask` looks at its values, once it has them
+        return None
+    loop = loop_of(text, checks, result.finish_reason is FinishReason.LENGTH)
+    if loop and (values := stated(text)) is not None:
+        loop = loop_in_values(values, checks)
     return (Status.REPETITIVE, loop) if loop else None
+
+
+def loop_in_values(value: Any, checks: ChecksConfig) -> str | None:
+    """What goes round in a string of a JSON value. Its keys do, and like values may: that is what JSON is."""
+    return next(filter(None, (loop_of(text, checks) for text in texts_of(value))), None)
 
 
 def has_text(text: str) -> bool:

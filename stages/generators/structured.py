@@ -55,6 +55,15 @@ def parse(text: str, schema: str) -> Any:
     return value
 
 
+def stated(text: str) -> Any | None:
+    """The JSON object or list that a text states, alone or in a code block; None where it states none."""
+    try:
+        value = _value(text) if text.lstrip().startswith(("{", "[", "```")) else None
+    except InvalidJsonError:
+        return None
+    return value if isinstance(value, (dict, list)) else None
+
+
 def texts_of(value: Any) -> Iterator[str]:
     """All strings in a JSON value."""
     match value:

@@ -1,14 +1,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stages.checkpoints import Device
 from stages.generators.asking import Outcome, ask
 from stages.generators.checks import ChecksConfig, OnDegenerate
+from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FailedRequest, FinishReason, Request, Result, Sampling
 from stages.schemas import Status
+from tests.stages.generators.tiny_models import photographs, save_model
 
 KEEP = ChecksConfig()
 RETRY = ChecksConfig(on_degenerate=OnDegenerate.RETRY, retries=3)
@@ -173,3 +178,19 @@ def test_ask_json_of_like_values_is_ok() -> None:
 def test_ask_bad_schema_raises(schema: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         asked({"what": ['{"a": 1}']}, KEEP, schema)
+
+
+def test_ask_again_samples_other_texts_of_a_real_model_whatever_the_batch(tmp_path: Path) -> None:
+    """Greedy text of this model goes round; sampled at a high temperature it hardly does."""
+    config = GeneratorConfig(str(save_model(tmp_path, "blip", ends=())), max_new_tokens=64)
+    model = ImageTextToText(config, GeneratorRun(batch_size=4, device=Device.CPU, threads=1))
+    requests = [Request(row, (image,), "") for row, image in enumerate(photographs())]
+    kept = ask(model, requests, KEEP)
+    bad = [outcome.result for outcome in kept if outcome.status is not Status.OK]
+    assert len(bad) >= 3
+    checks = ChecksConfig(OnDegenerate.RETRY, retries=2, retry_temperature=3.0, retry_top_p=1.0)
+    again = ask(model, requests, checks)
+    assert [outcome.status for outcome in again] == [Status.OK] * 5
+    assert [one.tries > 1 for one in again] == [one.status is not Status.OK for one in kept]
+    alone = [ask(model, [one], checks)[0] for one in requests]
+    assert [text(one) for one in alone] == [text(one) for one in again]

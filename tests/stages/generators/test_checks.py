@@ -55,6 +55,7 @@ LEGITIMATE = [
     "| a | b | c |\n|---|---|---|\n" + "| 0 | 0 | 0 |\n" * 20 + "| 0 | 0 | 1 |",
     "| a | b | c |\n|---|---|---|\n" + "| yes | n/a | n/a |\n" * 2 + "| n/a | n/a | n/a |",
     "\n".join(f"{day}: 9-17" for day in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")),
+    '[{"color": "blue", "shape": "star"}' + ', {"color": "blue", "shape": "star"}' * 20 + "]",
     "红色的圆形、红色的圆形和蓝色的正方形",
     "第一行有一个红色的圆形,第二行有一个红色的圆形,第三行有一个蓝色的圆形,第四行有一个绿色的圆形。",
     "图中有一只猫坐在红色的沙发上,旁边放着一杯咖啡和一本打开的书,窗外可以看到下雪的街道和几辆停着的汽车。",
@@ -69,6 +70,8 @@ LEGITIMATE = [
 LOOPS = [
     "a cup of tea and " * 12,
     "cup " * 30,
+    '[{"color": "blue", "shape": "star"}' + ', {"color": "blue", "shape": "star"}' * 20,
+    '{"summary": "' + "cup " * 30 + '"}',
     "a man in a red shirt is standing on the street. " * 3,
     "The image shows a cat. It is nice. " + "The cat is sitting on the sofa. " * 6,
     "\n".join(f"{number}. The image shows a cat on a sofa." for number in range(1, 12)),
