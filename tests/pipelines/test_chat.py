@@ -8,24 +8,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import CLIPVisionModel
 
 from pipelines import cli
-from pipelines.conversation import read_pictures
-from pipelines.jobs import Decoding
+from pipelines.conversation import Conversation, read_pictures
+from pipelines.jobs import Captioner, Decoding
+from pipelines.text_jobs import ChatConfig
 from stages.base import unpack_views
 from stages.caption import CaptionConfig, caption_view
+from stages.checkpoints import Device
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
-from stages.generators.config import GeneratorConfig
+from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.pocket import language
 from stages.pocket.corpus import write_pictures
 from stages.sources.folder import FolderConfig, FolderRun, ReadFolder
+from tests.stages.generators.tiny_models import save_model
 
 DEADLINE_S = 60.0
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -190,3 +196,23 @@ def test_conversation_shows_the_model_the_pixels_of_a_night(picture: Path) -> No
     (night,) = unpack_views(decoded, "night")
     assert night is not None
     assert np.array_equal(shown, night)
+
+
+def test_conversation_has_a_picture_looked_at_once_for_all_its_questions(
+    picture: Path, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path, "llava")
+    generator = GeneratorConfig(str(folder), max_new_tokens=4)
+    captioner = Captioner("tiny", CaptionConfig(generator), GeneratorRun(device=Device.CPU, threads=1))
+    talk = Conversation(ChatConfig(str(picture), captioner))
+    looks: list[str] = []
+
+    def look(module: Any, args: Any, output: Any) -> None:
+        if isinstance(module, CLIPVisionModel):
+            looks.append("again")
+
+    with ExitStack() as stack:
+        stack.callback(register_module_forward_hook(look).remove)
+        for question in ("what is it?", "how many objects are there?", "what is it?"):
+            list(talk.question(question))
+    assert len(looks) == 1
