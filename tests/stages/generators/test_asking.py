@@ -145,6 +145,10 @@ def test_ask_json_that_stays_invalid_keeps_the_first_text(said: str) -> None:
     assert "\n" not in outcome.error
 
 
+def test_ask_json_with_a_number_that_is_none_is_invalid() -> None:
+    assert asked({"what": ["[NaN]"]}, KEEP, '{"type": "array"}')[0].status is Status.INVALID_JSON
+
+
 def test_ask_json_without_repairs_is_asked_once() -> None:
     (outcome,) = asked({"what": ["red"], "what again": [GOOD]}, ChecksConfig(json_repairs=0), SCHEMA)[:1]
     assert (outcome.status, outcome.tries) == (Status.INVALID_JSON, 1)

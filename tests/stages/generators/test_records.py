@@ -37,10 +37,19 @@ def test_language_of_every_text_has_two_letters_or_none() -> None:
 
 
 def test_recorded_text_that_is_not_ok_is_kept_beside_its_status() -> None:
-    result = Result(3, "a cup \x1b[31m", FinishReason.LENGTH, 7, 64, "let me see\x00", -0.123456, 0.5)
+    result = Result(
+        3,
+        "a cup of tea on the table and \x1b[31m",
+        FinishReason.LENGTH,
+        7,
+        64,
+        "let me see\x00",
+        -0.123456,
+        0.5,
+    )
     assert recorded(Outcome(Status.REPETITIVE, "it goes round", result), "caption") == {
-        "caption": "a cup [31m",
-        "language": None,
+        "caption": "a cup of tea on the table and [31m",
+        "language": "en",
         "thinking": "let me see",
         "finish_reason": "length",
         "prompt_tokens": 7,
