@@ -154,7 +154,9 @@ def test_chat_several_pictures_are_shown_together(picture: Path, tmp_path: Path)
     cv2.imwrite(str(other), np.full((40, 60, 3), 90, np.uint8))
     several = f"{other},{other}"
     done = piped(picture, f"hello\n/image {several}\nhello\n/image {picture}\nhello\n")
-    assert [line[0] for line in done.stdout.splitlines()] == ["1", "2", "1"]
+    assert [line.split(", last")[0] for line in done.stdout.splitlines()] == [
+        f"{count} images, 0 turns" for count in (1, 2, 1)
+    ]
 
 
 def test_chat_pocket_captioner_answers_about_each_picture(

@@ -68,7 +68,7 @@ def test_preview_shows_two_generators_side_by_side(photos: Path, tiny: Path, tmp
         assert picture.uri in page.words
         ((mine,), (theirs,)) = picture.said
         assert mine.text in page.words
-        assert theirs.status in page.words
+        assert f"{theirs.status} {theirs.error}" in " ".join(page.words.split())
     assert "script" not in page.tags
     assert len(page.sources) == 3
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
