@@ -203,7 +203,12 @@ def _rejects(flow: Flow, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, 
 
 
 def _reasons(table: pa.Table) -> dict[str, int]:
-    """Items by reason: one that has no answer to five questions counts once."""
-    distinct = table.select(["image_id", "status"]).group_by(["image_id", "status"]).aggregate([])
-    counts = distinct["status"].value_counts().to_pylist()
-    return {count["values"]: count["counts"] for count in counts if count["values"] != Status.OK}
+    """Items by reason. One that has no answer to five questions counts once, by the reason that comes first in
+    the alphabet; as `not_asked` only where there is no other.
+    """
+    bad = table.filter(pc.not_equal(table["status"], Status.OK.value)).select(["image_id", "status"])
+    asked = bad.filter(pc.not_equal(bad["status"], Status.NOT_ASKED.value))
+    left = bad.filter(pc.invert(pc.is_in(bad["image_id"], asked["image_id"].combine_chunks())))
+    reasons = pa.concat_tables([asked, left]).group_by("image_id").aggregate([("status", "min")])
+    counts = reasons["status_min"].value_counts().to_pylist()
+    return {count["values"]: count["counts"] for count in counts}

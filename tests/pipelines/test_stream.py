@@ -144,3 +144,17 @@ def test_write_outputs_counts_what_fails_on_good_items_for_each_dataset(
         "captions/c": {"truncated": 1},
         "answers/a": {"truncated": 1},  # of two questions
     }
+
+
+def test_write_outputs_counts_an_image_once_whatever_its_questions_ended_with(
+    stream: pa.Table, tmp_path: Path
+) -> None:
+    ends = [["not_asked", "refused"], ["truncated", "truncated"], ["ok", "not_asked"]]
+    answers = [
+        [{"question_id": q, "name": f"{q}", "question": "?", "status": end} for q, end in enumerate(some)]
+        for some in ends
+    ]
+    column = pa.array(answers, schemas.ANSWERS_COLUMN)
+    asked = stream.set_column(stream.schema.get_field_index("answers"), "answers", column)
+    result = write_outputs(Flow(Corpus(str(tmp_path)), [], OUTPUTS), 0, asked, {})
+    assert result.rejects["answers/a"] == {"refused": 1, "not_asked": 1}
