@@ -1,6 +1,10 @@
+import pytest
 import torch
 
-from stages.generators.sampling import GumbelNoise, row_seed
+from stages.generators.protocol import Sampling
+from stages.generators.sampling import Chooser, Draws, GumbelNoise, row_seed
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0, seed=0)
 
 
 def test_gumbel_noise_greedy_choice_follows_the_probabilities() -> None:
@@ -27,3 +31,17 @@ def test_row_seed_depends_on_seed_picture_and_prompt() -> None:
     assert len(set(seeds)) == 4
     assert row_seed(0, [b"a"], "x") == seeds[0]
     assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+def test_chooser_likelihoods_are_of_the_logits_before_sampling() -> None:
+    rows, steps = 200, 3
+    scores = torch.randn(rows, 5, generator=torch.Generator().manual_seed(0))
+    sampling = [Sampling(temperature=3.0, top_p=0.9, seed=row) if row % 2 else GREEDY for row in range(rows)]
+    chooser = Chooser(Draws(sampling, torch.device("cpu")), grammar=None)
+    tokens = torch.stack([chooser(torch.empty(rows, 0), scores).argmax(dim=1) for _ in range(steps)], dim=1)
+    expected = scores.log_softmax(dim=1).gather(1, tokens)
+    found = chooser.mean_logprobs([2] * rows)
+    assert found == pytest.approx(expected[:, :2].mean(dim=1).tolist(), abs=1e-5)
+    assert torch.equal(tokens[::2, 0], scores.argmax(dim=1)[::2])
+    assert not torch.equal(tokens[1::2, 0], scores.argmax(dim=1)[1::2])
+    assert chooser.mean_logprobs([0] * rows) == [None] * rows
