@@ -40,8 +40,8 @@ def test_chooser_likelihoods_are_of_the_logits_before_sampling() -> None:
     chooser = Chooser(Draws(sampling, torch.device("cpu")), grammar=None)
     tokens = torch.stack([chooser(torch.empty(rows, 0), scores).argmax(dim=1) for _ in range(steps)], dim=1)
     expected = scores.log_softmax(dim=1).gather(1, tokens)
-    found = chooser.mean_logprobs([2] * rows)
+    found = chooser.mean_logprobs([slice(2)] * rows)
     assert found == pytest.approx(expected[:, :2].mean(dim=1).tolist(), abs=1e-5)
     assert torch.equal(tokens[::2, 0], scores.argmax(dim=1)[::2])
     assert not torch.equal(tokens[1::2, 0], scores.argmax(dim=1)[1::2])
-    assert chooser.mean_logprobs([0] * rows) == [None] * rows
+    assert chooser.mean_logprobs([slice(0)] * rows) == [None] * rows
