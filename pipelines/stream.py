@@ -203,8 +203,8 @@ def _rejects(flow: Flow, tables: Mapping[str, pa.Table]) -> dict[str, dict[str, 
 
 
 def _reasons(table: pa.Table) -> dict[str, int]:
-    """Items by reason. One that has no answer to five questions counts once, by the reason that comes first in
-    the alphabet; as `not_asked` only where there is no other.
+    """Items by reason. One that has no answer to five questions counts once, by the reason that comes first
+    in the alphabet; as `not_asked` only where there is no other.
     """
     bad = table.filter(pc.not_equal(table["status"], Status.OK.value)).select(["image_id", "status"])
     asked = bad.filter(pc.not_equal(bad["status"], Status.NOT_ASKED.value))
