@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -18,7 +18,8 @@ from stages.pocket import language, scenes
 from stages.pocket.scenes import Scene
 from stages.pocket.training.derivation import notes, thinking
 from stages.pocket.training.schedule import Descent, Part, Plan, Progress
-from stages.pocket.training.segments import ASKED, IGNORED, Encode, encoder_of
+from stages.pocket.training.segments import ASKED, IGNORED, Encode, encoder_of, segment_mask
+from stages.pocket.training.tokenizer import bpe_of
 
 PAD, BOS, EOS, USER, ASSISTANT = range(5)
 SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>")
@@ -80,12 +81,7 @@ class Batch:
 
     def mask(self) -> Tensor:
         """Additive float [documents, 1, length, length]: a question sees the head and its own past."""
-        length = self.ids.shape[1]
-        mine, theirs = self.segment[:, :, None], self.segment[:, None, :]
-        past = torch.ones(length, length, dtype=torch.bool).tril()
-        seen = ((mine == theirs) | (theirs == 0)) & (theirs >= 0) & past
-        seen |= torch.eye(length, dtype=torch.bool)  # padding sees itself: a softmax over nothing is NaN
-        return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+        return segment_mask(self.segment)
 
 
 def told(scene: Scene, prompt: str, answer: str, type: str) -> Told:
@@ -150,17 +146,7 @@ def corpus(seed: int, count: int) -> Iterator[str]:
 
 def train_tokenizer(seed: int, count: int = 2000) -> PreTrainedTokenizerFast:
     """Byte-level BPE of single digits and whole words; pads on the left; its chat template opens <think>."""
-    bpe = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(corpus(seed, count), trainer)
+    bpe = bpe_of(corpus(seed, count), SPECIAL)
     bpe.add_tokens([AddedToken(mark, normalized=False) for mark in (THINK, THOUGHT)])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,

@@ -67,12 +67,19 @@ class Batch:
 
     def mask(self) -> Tensor:
         """Additive float [rows, 1, length, length]: a segment sees the images and its own past."""
-        length = self.ids.shape[1]
-        mine, theirs = self.segment[:, :, None], self.segment[:, None, :]
-        past = torch.ones(length, length, dtype=torch.bool).tril()
-        seen = ((mine == theirs) | (theirs == 0)) & (theirs >= 0) & past
-        seen |= torch.eye(length, dtype=torch.bool)  # padding sees itself: a softmax over nothing is NaN
-        return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+        return segment_mask(self.segment)
+
+
+def segment_mask(segment: Tensor) -> Tensor:
+    """Additive float [rows, 1, length, length] of int64 [rows, length]: a segment sees segment 0, which all
+    share, and its own past.
+    """
+    length = segment.shape[1]
+    mine, theirs = segment[:, :, None], segment[:, None, :]
+    past = torch.ones(length, length, dtype=torch.bool).tril()
+    seen = ((mine == theirs) | (theirs == 0)) & (theirs >= 0) & past
+    seen |= torch.eye(length, dtype=torch.bool)  # padding sees itself: a softmax over nothing is NaN
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
 
 
 def encoder_of(tokenizer: PreTrainedTokenizerFast) -> Encode:

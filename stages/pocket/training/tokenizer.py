@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,11 @@ def corpus(seed: int, count: int) -> Iterator[str]:
 
 
 def train_bpe(seed: int, count: int = 4000) -> Tokenizer:
+    """Of what is said about so many scenes."""
+    return bpe_of(corpus(seed, count), SPECIAL)
+
+
+def bpe_of(texts: Iterator[str], special: Sequence[str]) -> Tokenizer:
     """Digits stand alone; merges go on until every word of the language is one token."""
     bpe = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -51,11 +56,11 @@ def train_bpe(seed: int, count: int = 4000) -> Tokenizer:
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=1024,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(corpus(seed, count), trainer)
+    bpe.train_from_iterator(texts, trainer)
     return bpe
 
 
