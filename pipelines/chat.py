@@ -89,6 +89,8 @@ def _say(talk: Conversation, parts: Generator[str], told: Console) -> None:
                 print(_safe(part), end="", flush=True)
     finally:
         print(flush=True)
+    if talk.thinking:
+        _tell(told, f"it thought: {talk.thinking}")
     if talk.fault:
         _tell(told, talk.fault)
     if told.is_terminal:

@@ -48,6 +48,7 @@ class Conversation:
         self._generator = load_generator(self._what.generator, config.answering.how)
         self._turns: list[Turn] = []
         self.fault: str | None = None
+        self.thinking: str | None = None
 
     def show(self, images: str) -> None:
         """Other pictures, and nothing said about them. Raises: PictureError, and then all is as before."""
@@ -64,7 +65,8 @@ class Conversation:
     def question(self, text: str) -> Generator[str]:
         """The parts of an answer, as they come. Closed early, what came so far is what was answered.
 
-        After the last part `fault` says what a night would find wrong with it. Raises: GenerationError.
+        After the last part `fault` says what a night would find wrong with it, and `thinking` what came
+        before it, where the backend tells. Raises: GenerationError.
         """
         prompt, said = self._what.answer_prompt.replace(_QUESTION, text), []
         request = Request(0, tuple(self._images), prompt, tuple(self._turns))
@@ -77,7 +79,7 @@ class Conversation:
                 self._turns.append(Turn(prompt, answer))
 
     def _asked(self, request: Request) -> Generator[str]:
-        self.fault, said = None, []
+        self.fault, self.thinking, said = None, None, []
         for part in self._parts(request):
             said.append(part)
             yield part
@@ -90,10 +92,13 @@ class Conversation:
         (result,) = generate_matched(self._generator, [request])
         if isinstance(result, FailedRequest):
             raise GenerationError(f"{result.status.value}: {result.error}")
+        self.thinking = result.thinking
         yield result.text
 
     def _fault(self, request: Request, text: str) -> str | None:
-        found = fault_of(request, Result(0, text, FinishReason.STOP, None, None), self._what.checks)
+        found = fault_of(
+            request, Result(0, text, FinishReason.STOP, None, None, self.thinking), self._what.checks
+        )
         return f"{found[0].value}: {found[1]}" if found else None
 
 

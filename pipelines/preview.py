@@ -27,6 +27,7 @@ from stages.checkpoints import resolve
 from stages.decode import DecodeImages
 from stages.generators.backends import generator_needs, load_generator
 from stages.generators.config import GeneratorConfig
+from stages.generators.known import CAPTION
 from stages.questions.files import load_questions
 from stages.questions.plan import QuestionPlan
 from stages.resize import Policy, ResizeConfig
@@ -143,14 +144,14 @@ def _run(task: _Task, plan: QuestionPlan, table: pa.Table, view: str, caption: A
     rows: list[list[dict[str, Any]]] = [[] for _ in range(len(table))]
     seconds, notes = 0.0, list[str]()
     if task.captions:
-        made, spent = _timed(CaptionImages(what, how, view), table)
+        made, spent = _timed(CaptionImages(what, how, view), _given(table, task, CAPTION, caption))
         seconds, notes, caption = seconds + spent, notes_of(made), made["caption"]
         for own, row in zip(rows, caption.to_pylist(), strict=True):
             own.append({**row, "text": row["caption"], "question": ""})
     if task.answers:
         asked = AnswerConfig(what.generator, plan, what.answer_prompt, what.checks)
-        stage = AnswerQuestions(asked, how, view)
-        made, spent = _timed(stage, _with_caption(table, task, plan, caption))
+        known = _given(table, task, "caption", caption, plan.needs.captions)
+        made, spent = _timed(AnswerQuestions(asked, how, view), known)
         seconds, notes = seconds + spent, [*notes, *notes_of(made)]
         for own, answers in zip(rows, made["answers"].to_pylist(), strict=True):
             own += [{**answer, "text": answer["answer"]} for answer in answers]
@@ -167,14 +168,20 @@ def _timed(stage: Stage, table: pa.Table) -> tuple[pa.Table, float]:
     return made, time.perf_counter() - start
 
 
-def _with_caption(table: pa.Table, task: _Task, plan: QuestionPlan, caption: Any) -> pa.Table:
-    needs = {*generator_needs(task.captioner.what.generator), *(["caption"] if plan.needs.captions else [])}
+def _given(table: pa.Table, task: _Task, column: str, caption: Any, asked: bool = False) -> pa.Table:
+    """With the captions of the captioner before, in `column`, where the model or a question reads them."""
+    needs = {*generator_needs(task.captioner.what.generator), *(["caption"] if asked else [])}
     if not needs:
         return table
     if needs != {"caption"} or caption is None:
         told = " and ".join(sorted(needs))
-        raise ConfigError(f"{task.captioner.name} reads {told}: a preview knows captions, of a captioner")
-    return table.append_column("caption", caption)
+        raise ConfigError(
+            f"{task.captioner.name} reads {told}: a preview has captions, of captioners before it"
+        )
+    if column == "caption":
+        return table.append_column(column, caption)
+    texts = [row["caption"] if row["status"] == Status.OK else None for row in caption.to_pylist()]
+    return table.append_column(column, pa.array(texts, pa.string()))
 
 
 def _writer(captioner: Captioner, good: Sequence[Sequence[Mapping[str, Any]]], seconds: float) -> Writer:
@@ -183,11 +190,15 @@ def _writer(captioner: Captioner, good: Sequence[Sequence[Mapping[str, Any]]], s
     images = max(len(good), 1)
     return Writer(
         name=captioner.name,
-        model=captioner.what.generator.model,
+        model=_model(captioner.what.generator),
         seconds=seconds / images,
         tokens=sum(tokens) / images if tokens else None,
         statuses=dict(Counter(row["status"] for row in texts).most_common()),
     )
+
+
+def _model(generator: GeneratorConfig) -> str:
+    return f"{generator.model} + {generator.reasoner.model}" if generator.reasoner else generator.model
 
 
 def _said(row: Mapping[str, Any]) -> Said:

@@ -170,6 +170,17 @@ def test_chat_pocket_captioner_answers_about_each_picture(
     assert said[1] == language.captions(other.scene)[0]
 
 
+def test_chat_with_a_model_that_thinks_tells_its_thoughts_beside_the_answer(
+    picture: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("how many bars are there?"))
+    assert cli.main(["chat", f"image={picture}", "captioner=pocket_reasoner"]) == 0
+    (answer,), (thoughts,) = (said.splitlines() for said in capfd.readouterr())
+    assert "thought" in thoughts
+    assert "think" not in answer
+    assert len(answer) < len(thoughts)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -177,6 +188,7 @@ def test_chat_pocket_captioner_answers_about_each_picture(
         (["image=README.md"], 1, "README.md cannot be shown: the first bytes"),
         (["image=README.md", "model=/none"], 1, "model '/none' does not exist"),
         (["image=README.md", "captioner=none"], 2, "captioner must be set"),
+        (["image=README.md", "captioner=openai_caption"], 2, "it cannot chat"),
         ([], 2, "image must be set"),
     ],
 )

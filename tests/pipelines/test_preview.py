@@ -112,6 +112,17 @@ def test_preview_questions_without_an_answerer_are_answered_by_each_captioner(
     ] * 2
 
 
+def test_preview_question_with_the_caption_reads_that_of_the_captioner(photos: Path, tmp_path: Path) -> None:
+    words = ("n=2", 'questions=["{caption}, is there a red circle?"]')
+    report = _preview(photos, tmp_path / "page.html", *words, "answerer=pocket_reasoner")
+    assert [writer.model for writer in report.writers] == [
+        "pocket:captioner",
+        "pocket:captioner + pocket:reasoner",
+    ]
+    for (caption,), (answer,) in [picture.said for picture in report.pictures]:
+        assert caption.text in answer.question
+
+
 def test_preview_of_broken_files_says_what_is_wrong_with_each(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +155,7 @@ def test_preview_writes_the_page_and_nothing_else(
         (["captioner=none"], 2, "at least one must be set"),
         (["answerer=pocket"], 2, "set questions"),
         (['questions=["{metadata.title}?"]'], 2, "a preview knows none"),
+        (["captioners=openai_caption"], 2, "a preview has captions, of captioners before it"),
         (["source.path=/no/such/folder"], 2, "source folder /no/such/folder does not exist"),
         (["out=/no/such/folder/page.html", "n=1"], 1, "/no/such/folder/page.html"),
     ],
