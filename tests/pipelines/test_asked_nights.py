@@ -138,6 +138,17 @@ def test_night_in_one_shard_gives_the_same_answers(photos: Photos, corpus: Corpu
     assert answers(Corpus(str(tmp_path / "corpus"))) == answers(corpus)
 
 
+@pytest.mark.ray
+def test_night_on_ray_gives_the_same_answers(
+    photos: Photos, corpus: Corpus, ray_cluster: None, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.plan.SHARD_ROWS", SHARD_ROWS)
+        words = [word for word in photos.words(tmp_path / "corpus") if word != "cluster=local"]
+        assert cli.main([*words, "cluster=ray"]) == 0
+    assert answers(Corpus(str(tmp_path / "corpus"))) == answers(corpus)
+
+
 def test_night_again_has_nothing_to_do(photos: Photos, corpus: Corpus) -> None:
     before = [
         corpus.read_bytes("answers/pocket", f"shard-{n:010d}.parquet")
