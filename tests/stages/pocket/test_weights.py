@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForImageTextToText
 
-from stages.pocket import checkpoint, language
+from stages.pocket import CHECKPOINTS, checkpoint, language
 from stages.pocket.training import evaluation
 from stages.pocket.training.evaluation import Asked, Gallery, Loaded
 
@@ -36,7 +36,7 @@ def _shown() -> Gallery:
 
 
 def test_weights_together_take_at_most_25_megabytes() -> None:
-    folders = (checkpoint("encoder"), checkpoint("captioner"))
+    folders = [checkpoint(name) for name in CHECKPOINTS]
     assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= 25_000_000
 
 
