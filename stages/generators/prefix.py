@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Prefix:
     """The cache after the starts of some prompts, one a row, padded on the left to one length.
 
-    On the pocket model, two questions a picture take 0.75 of the time that they take without.
+    On the pocket model two questions a picture take 0.73 of the time that they take without, five 0.53.
     """
 
     tokens: "torch.Tensor"  # int64 [starts, length]

@@ -130,8 +130,14 @@ def _inputs(processor: Any, request: Request) -> Any:
     return processor(images=pictures, text=[text], return_tensors="pt")
 
 
-@pytest.mark.parametrize("kind", CHATTING)
-@pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 65_536), (32, 65_536), (32, 150)])
+@pytest.mark.parametrize(
+    ("kind", "batch_size", "batch_tokens"),
+    [
+        *((kind, 32, 300) for kind in CHATTING),
+        *((kind, 1, 65_536) for kind in SHARING),
+        *((kind, 32, 65_536) for kind in SHARING),
+    ],
+)
 def test_generate_pictures_and_turns_equal_transformers_one_by_one(
     checkpoints: dict[str, Path], kind: str, batch_size: int, batch_tokens: int
 ) -> None:
