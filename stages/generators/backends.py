@@ -1,12 +1,12 @@
 """Which code answers for a backend: the one place that knows all of them."""
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from stages.checkpoints import ModelLoadError, resolve, weights_digest
+from stages.checkpoints import resolve, weights_digest
 from stages.generators import caption_then_llm, feature_prefix, image_text_to_text
-from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees
+from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees, ServerConfig
 from stages.generators.protocol import Generator
 from stages.generators.server.served import ServedModel, server_view
 from stages.generators.vilt import Vilt
@@ -31,7 +31,6 @@ def load_generator(config: GeneratorConfig, run: GeneratorRun) -> Generator:
             return ServedModel(config, run)
         case Backend.VLLM:
             return load_engine_model(config, run)
-    raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
 
 
 def generator_view(config: GeneratorConfig) -> ResizeConfig:
@@ -45,7 +44,6 @@ def generator_view(config: GeneratorConfig) -> ResizeConfig:
             return feature_prefix.picture_view(config)
         case Backend.OPENAI:
             return server_view(config)
-    raise ModelLoadError(f"generator.backend {config.backend.value} is not there yet")
 
 
 def generator_needs(config: GeneratorConfig) -> tuple[str, ...]:
@@ -61,7 +59,7 @@ def generator_identity(config: GeneratorConfig) -> dict[str, Any]:
     """
     match config.backend:
         case Backend.OPENAI:
-            return asdict(config)
+            return asdict(replace(config, server=config.server or ServerConfig()))
         case Backend.CAPTION_THEN_LLM:
             return caption_then_llm.identity(config)
         case Backend.FEATURE_PREFIX:

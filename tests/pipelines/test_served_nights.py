@@ -154,6 +154,25 @@ def test_night_killed_while_it_asks_loses_the_shards_in_flight_at_most(photos: P
     assert _texts(corpus) == TRUTH
 
 
+@pytest.mark.parametrize("shards_in_flight", [1, 3])
+def test_night_interrupted_while_it_asks_ends_in_one_line(
+    photos: Path, tmp_path: Path, shards_in_flight: int
+) -> None:
+    with ChatServer(lambda asked: tell(asked, after_s=600)) as server:
+        flight = f"captioner.actors.shards_in_flight={shards_in_flight}"
+        night = words(photos, tmp_path / "corpus", server.url, "cluster=local", flight)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *night], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        while not server.asked:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.ray
 def test_night_on_ray_has_the_same_captions_with_several_shards_in_flight(
     ray_cluster: None, photos: Path, tmp_path: Path

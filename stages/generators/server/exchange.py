@@ -158,12 +158,16 @@ class Exchange:
         while grant.number is None:
             await asyncio.sleep(grant.wait_s)
             grant = await asyncio.to_thread(limiter.reserve, self._run, guess)
+        ending = False
         try:
             await asyncio.sleep(grant.wait_s)
             yield used
+        except asyncio.CancelledError:  # the run ends, and its accounts with it
+            ending = True
+            raise
         finally:
-            done = asyncio.to_thread(limiter.settle, self._run, grant, used[-1] if used else _NOTHING)
-            await asyncio.shield(done)
+            if not ending:
+                await asyncio.to_thread(limiter.settle, self._run, grant, used[-1] if used else _NOTHING)
 
     async def _attempt(self, content: bytes, ends: float, guess: Usage, used: list[Usage]) -> Reply:
         import httpx2
