@@ -154,7 +154,7 @@ def test_night_killed_while_it_asks_loses_the_shards_in_flight_at_most(photos: P
     assert _texts(corpus) == TRUTH
 
 
-@pytest.mark.parametrize("shards_in_flight", [1, 3])
+@pytest.mark.parametrize("shards_in_flight", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_night_interrupted_while_it_asks_ends_in_one_line(
     photos: Path, tmp_path: Path, shards_in_flight: int
 ) -> None:
