@@ -5,10 +5,6 @@ import logging
 import math
 import os
 import secrets
-import signal
-import sys
-import tempfile
-import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +19,7 @@ from pipelines.corpus import CorpusError
 from pipelines.local import LoadedStep, run_local
 from pipelines.plan import PlannedShard
 from pipelines.reuse import copies_of, rows_to_compute
+from pipelines.startup import signals_kept, stderr_kept_back
 from pipelines.stream import Flow, ShardResult, Step, write_outputs
 from stages.generators.limits import FarLedgers, Ledgers, share
 from stages.schemas import shard_of
@@ -217,7 +214,7 @@ def connect(cluster: ClusterConfig, steps: Sequence[Step]) -> None:
             _require_dashboard()
         options["include_dashboard"] = cluster.dashboard
         options["dashboard_host"] = "127.0.0.1"
-    with _stderr_kept_back(), _signals_kept():
+    with stderr_kept_back(), signals_kept():
         ray.init(**options)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors it logs are raised as well
 
@@ -242,20 +239,6 @@ def _require_dashboard() -> None:
         raise CorpusError(f"cluster.dashboard needs pip install 'ray[default]': {error}") from error
 
 
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray's C++ core takes SIGTERM for a crash of its own and aborts the process with a stack trace."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
 def _require_room(steps: Sequence[Step], shards: int) -> None:
     """Actors hold their CPUs for the whole run: with none left for decoding, Ray would wait for ever."""
     import ray
@@ -271,24 +254,6 @@ def _require_room(steps: Sequence[Step], shards: int) -> None:
                 f"the cluster has {total.get(name, 0):g} {name}s, this run needs {needed:g} {why}: "
                 "lower count, cpus or gpus of encoder.actors and captioner.actors"
             )
-
-
-@contextmanager
-def _stderr_kept_back() -> Iterator[None]:
-    """Ray's C++ core announces its log level on file descriptor 2; nobody sees it unless something raises."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 @contextmanager

@@ -67,6 +67,10 @@ class Captioner:
                 f"actors.shards_in_flight must be 1 for {backend.value}, more only for {able}; got {shards}"
             )
 
+        for section, wanted in (("server", Backend.OPENAI), ("engine", Backend.VLLM)):
+            if getattr(self.how, section) is not None and backend is not wanted:
+                raise ValueError(f"how.{section} is for backend {wanted.value}, got {backend.value}")
+
     @property
     def asks_servers(self) -> bool:
         return self.what.generator.backend is Backend.OPENAI

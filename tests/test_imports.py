@@ -24,6 +24,7 @@ LAYERS = [
     {
         "interrupt",
         "room",
+        "startup",
         "redact",
         "legible",
         "quantities",
