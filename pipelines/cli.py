@@ -15,7 +15,7 @@ from pipelines.interrupt import interruptible
 from pipelines.redact import redact_text
 from stages.checkpoints import ModelLoadError
 from stages.embed import EmbedError
-from stages.generators.fusion_data import FusionError
+from stages.generators.fusion.data import FusionError
 from stages.generators.protocol import GenerationError
 from stages.index.blas import FaissUnavailable
 from stages.index.config import IndexConfigError

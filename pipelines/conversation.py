@@ -11,7 +11,7 @@ from pipelines.text_jobs import ChatConfig, files_of
 from stages.base import Image, unpack_views
 from stages.decode import DecodeImages
 from stages.generators.backends import generator_needs, generator_view, load_generator
-from stages.generators.checks import fault_of
+from stages.generators.checks.faults import fault_of
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,

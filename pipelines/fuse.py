@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pipelines.text_jobs import FuseConfig
-from stages.generators.fusion_config import FusionPlan
-from stages.generators.fusion_data import read_examples
-from stages.generators.fusion_training import FusionTrainer
+from stages.generators.fusion.config import FusionPlan
+from stages.generators.fusion.data import read_examples
+from stages.generators.fusion.training import FusionTrainer
 
 
 @dataclass(frozen=True)

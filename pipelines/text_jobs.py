@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.composition import REQUIRED
 from pipelines.jobs import Captioner, Decoding, Format, Source, check_text
-from stages.generators.fusion_config import FusionPlan, FusionRun
+from stages.generators.fusion.config import FusionPlan, FusionRun
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from PIL import Image as PIL
 from stages.base import Image
 from stages.checkpoints import Device, resolve
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import Request, Result
 from stages.pocket import language
 from stages.pocket.drawing import draw

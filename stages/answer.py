@@ -11,7 +11,7 @@ import pyarrow as pa
 from stages.base import with_notes
 from stages.generators.asking import Outcome, ask, retried
 from stages.generators.backends import generator_needs, generator_view, load_generator
-from stages.generators.checks import ChecksConfig
+from stages.generators.checks.faults import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.protocol import FinishReason, Generator, Result
 from stages.generators.records import recorded

@@ -7,7 +7,7 @@ import pyarrow as pa
 from stages.base import unpack_views, with_notes
 from stages.generators.asking import ask, retried
 from stages.generators.backends import generator_view, load_generator
-from stages.generators.checks import ChecksConfig
+from stages.generators.checks.faults import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.known import captions_of, embeddings_of
 from stages.generators.protocol import Generator, Request

@@ -18,7 +18,7 @@ import pytest
 from pipelines import cli
 from stages.checkpoints import POCKET, Device, Dtype, ModelLoadError
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.loading import load_model
+from stages.generators.local.loading import load_model
 from stages.isolation.wire import Raised, unpack_reply
 from stages.pocket.corpus import write_pictures
 from stages.towers import load_image_tower, load_text_tower, load_tokenizer

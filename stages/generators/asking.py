@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stages.generators.checks import DEGENERATE, ChecksConfig, OnDegenerate, fault_of, loop_in_values, loop_of
+from stages.generators.checks.faults import (
+    DEGENERATE,
+    ChecksConfig,
+    OnDegenerate,
+    fault_of,
+    loop_in_values,
+    loop_of,
+)
+from stages.generators.checks.structured import InvalidJsonError, parse
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,
@@ -15,7 +23,6 @@ from stages.generators.protocol import (
     Turn,
     generate_matched,
 )
-from stages.generators.structured import InvalidJsonError, parse
 from stages.schemas import Status
 
 _REPAIR = "That is not valid: {error} Answer again with JSON that follows the schema, and nothing else."

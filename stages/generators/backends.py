@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from stages.checkpoints import resolve, weights_digest
-from stages.generators import caption_then_llm, feature_prefix, image_text_to_text
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, Sees, ServerConfig
+from stages.generators.fusion import feature_prefix
+from stages.generators.local import caption_then_llm, image_text_to_text
+from stages.generators.local.vilt import Vilt
 from stages.generators.protocol import Generator
 from stages.generators.server.served import ServedModel, server_view
-from stages.generators.vilt import Vilt
-from stages.generators.vllm import load_engine_model
+from stages.generators.vllm.engine import load_engine_model
 from stages.resize import ResizeConfig
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stages.generators.asking import Outcome
-from stages.generators.language import language_of
+from stages.generators.checks.language import language_of
 from stages.generators.protocol import FailedRequest, Result, clean
 from stages.schemas import Status
 

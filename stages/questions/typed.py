@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from stages.generators.checks.structured import json_schema
 from stages.generators.protocol import clean
-from stages.generators.structured import json_schema
 
 Schema = Mapping[str, Any]
 

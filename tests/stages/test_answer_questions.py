@@ -13,7 +13,7 @@ from stages.answer import AnswerConfig, AnswerQuestions
 from stages.base import Image, notes_of, pack_views, view_column
 from stages.checkpoints import Device
 from stages.generators.backends import load_generator
-from stages.generators.checks import ChecksConfig
+from stages.generators.checks.faults import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.generators.protocol import Request, Result, Turn
 from stages.pocket.drawing import draw

@@ -7,7 +7,7 @@ import pytest
 from stages.base import pack_views, view_column
 from stages.caption import CaptionConfig, CaptionImages, caption_view
 from stages.checkpoints import Device
-from stages.generators.checks import ChecksConfig
+from stages.generators.checks.faults import ChecksConfig
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.resize import Policy
 from stages.schemas import CAPTION_COLUMN

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from stages.generators.backends import generator_view, load_generator
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, ReasonerConfig
-from stages.generators.fusion import FUSION, PROJECTOR, projector, read_fusion
+from stages.generators.fusion.model import FUSION, PROJECTOR, projector, read_fusion
 from stages.generators.protocol import Request, Result, generate_matched
 from stages.pocket import checkpoint, language, scenes
 from stages.pocket.drawing import draw

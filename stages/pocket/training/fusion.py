@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stages.generators.fusion import Reads
-from stages.generators.fusion_config import FusionPlan, FusionRun
-from stages.generators.fusion_data import read_examples
-from stages.generators.fusion_training import FusionTrainer
+from stages.generators.fusion.config import FusionPlan, FusionRun
+from stages.generators.fusion.data import read_examples
+from stages.generators.fusion.model import Reads
+from stages.generators.fusion.training import FusionTrainer
 from stages.pocket import scenes
 from stages.pocket.drawing import draw
 from stages.pocket.training.pictures import LARGEST, SMALLEST

@@ -20,7 +20,7 @@ from transformers import (
     SiglipProcessor,
 )
 
-from stages.generators.fusion import FUSION, PROJECTOR
+from stages.generators.fusion.model import FUSION, PROJECTOR
 from stages.pocket.training.pictures import SIDE
 from stages.pocket.training.segments import IMAGE_TOKENS
 from stages.pocket.training.tokenizer import captioner_tokenizer, encoder_tokenizer

@@ -8,9 +8,9 @@ import pytest
 
 from stages.checkpoints import Device
 from stages.generators.asking import Outcome, ask
-from stages.generators.checks import ChecksConfig, OnDegenerate
+from stages.generators.checks.faults import ChecksConfig, OnDegenerate
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FailedRequest, FinishReason, Request, Result, Sampling
 from stages.schemas import Status
 from tests.stages.generators.tiny_models import photographs, save_model

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 
 from stages.generators.asking import ask
 from stages.generators.backends import generator_identity, generator_view, load_generator
-from stages.generators.caption_then_llm import CaptionThenLlm, files_of
-from stages.generators.checks import ChecksConfig
+from stages.generators.checks.faults import ChecksConfig
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, ReasonerConfig
 from stages.generators.fencing import File, file_prompt
+from stages.generators.local.caption_then_llm import CaptionThenLlm, files_of
 from stages.generators.protocol import FailedRequest, FinishReason, Request, Result, generate_matched
 from stages.pocket import checkpoint, language
 from stages.pocket.drawing import draw

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from stages.checkpoints import Device
-from stages.generators.checks import ChecksConfig, fault_of
+from stages.generators.checks.faults import ChecksConfig, fault_of
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FinishReason, Request, Result
 from stages.pocket.language import captions, detail, to_json
 from stages.pocket.scenes import sample

@@ -17,8 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from stages.base import Image
 from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
-from stages.generators.processors import processor_class
+from stages.generators.local.image_text_to_text import ImageTextToText
+from stages.generators.local.processors import processor_class
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result, Sampling, Turn
 from stages.schemas import Status
 from tests.stages.generators.comparing import all_like, like

@@ -15,9 +15,9 @@ from transformers.processing_utils import ProcessorMixin
 
 from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
-from stages.generators.loading import LoadedModel, load_model
-from stages.generators.processors import processor_class
+from stages.generators.local.image_text_to_text import ImageTextToText
+from stages.generators.local.loading import LoadedModel, load_model
+from stages.generators.local.processors import processor_class
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,

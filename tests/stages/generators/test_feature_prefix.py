@@ -17,7 +17,7 @@ from stages.base import Image
 from stages.checkpoints import ModelLoadError
 from stages.generators.backends import generator_identity, generator_view, load_generator
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun
-from stages.generators.fusion import FUSION, PROJECTOR
+from stages.generators.fusion.model import FUSION, PROJECTOR
 from stages.generators.protocol import FailedRequest, Request, Result, Turn, generate_matched
 from stages.pocket import checkpoint, language, scenes
 from stages.pocket.drawing import draw

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from stages.checkpoints import ModelLoadError
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun
-from stages.generators.feature_prefix import FeaturePrefix
-from stages.generators.fusion import PROJECTOR, Reads
-from stages.generators.fusion_config import FusionPlan, FusionRun, LoraPlan
-from stages.generators.fusion_data import FusionError, Order, read_examples
-from stages.generators.fusion_training import FusionTrainer
+from stages.generators.fusion.config import FusionPlan, FusionRun, LoraPlan
+from stages.generators.fusion.data import FusionError, Order, read_examples
+from stages.generators.fusion.feature_prefix import FeaturePrefix
+from stages.generators.fusion.model import PROJECTOR, Reads
+from stages.generators.fusion.training import FusionTrainer
 from stages.generators.protocol import Request
 from stages.pocket.training.fusion import write_examples
 from tests.stages.generators.tiny_models import photographs

@@ -12,7 +12,7 @@ import pytest
 from stages.base import Image
 from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FinishReason, GenerationError, Request, Result, Sampling
 from stages.pocket import language
 from stages.pocket.drawing import draw

@@ -16,7 +16,7 @@ from stages.base import Image
 from stages.checkpoints import Device, ModelLoadError
 from stages.generators.backends import load_generator
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText, picture_view
+from stages.generators.local.image_text_to_text import ImageTextToText, picture_view
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,

@@ -15,7 +15,7 @@ from stages.batching import OnOom
 from stages.checkpoints import Device, ModelLoadError
 from stages.generators.backends import generator_view
 from stages.generators.config import GeneratorConfig, GeneratorRun, Quantization
-from stages.generators.loading import LoadedModel, load_model
+from stages.generators.local.loading import LoadedModel, load_model
 from tests.stages.generators.tiny_models import SIDE, save_model
 
 RUN = GeneratorRun(device=Device.CPU, threads=1)
@@ -238,7 +238,7 @@ def test_generator_view_follows_the_settings_of_the_processor(
 def test_load_model_quantized_without_the_library_names_it(
     saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, bits: Quantization
 ) -> None:
-    monkeypatch.setattr("stages.generators.quantization.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.generators.local.quantization.find_spec", lambda name: None)
     with pytest.raises(ModelLoadError, match=r"^[^\n]*bitsandbytes[^\n]*pip install[^\n]*$"):
         load(saved("llava"), quantization=bits)
 

@@ -9,9 +9,9 @@ import torch
 from stages.base import Image
 from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.loading import load_model
-from stages.generators.pictures import Key, PictureEncoder, picture_key
-from stages.generators.prompts import PromptRenderer
+from stages.generators.local.loading import load_model
+from stages.generators.local.pictures import Key, PictureEncoder, picture_key
+from stages.generators.local.prompts import PromptRenderer
 from tests.stages.generators.counting import count_rows
 from tests.stages.generators.tiny_models import PICTURE_TOKENS, save_model
 

@@ -1,7 +1,7 @@
 import pytest
 
 from stages.generators.asking import Outcome
-from stages.generators.language import language_of
+from stages.generators.checks.language import language_of
 from stages.generators.protocol import FinishReason, Result
 from stages.generators.records import recorded
 from stages.schemas import Status

@@ -15,7 +15,7 @@ from stages.batching import OnOom
 from stages.caption import CaptionConfig, CaptionImages
 from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FailedRequest, Request, Result
 from stages.questions.files import load_questions
 from stages.schemas import Status

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from stages.generators.local.sampling import Chooser, Draws, GumbelNoise, row_seed
 from stages.generators.protocol import Sampling
-from stages.generators.sampling import Chooser, Draws, GumbelNoise, row_seed
 
 GREEDY = Sampling(temperature=0.0, top_p=1.0, seed=0)
 

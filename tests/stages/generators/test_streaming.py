@@ -9,7 +9,7 @@ import torch
 
 from stages.checkpoints import Device
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.image_text_to_text import ImageTextToText
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import GenerationError, Request, Result, Streams, Turn
 from tests.stages.generators.counting import count_rows
 from tests.stages.generators.tiny_models import KINDS, photographs, save_model

@@ -10,8 +10,8 @@ import pytest
 
 from stages.checkpoints import ModelLoadError
 from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.local.text_model import TextModel
 from stages.generators.protocol import GenerationError, Request, Result, Turn
-from stages.generators.text_model import TextModel
 from stages.pocket import checkpoint
 
 RUN = GeneratorRun(batch_size=4, threads=1)

@@ -16,8 +16,8 @@ import pytest
 from stages.base import Image
 from stages.checkpoints import resolve
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, ServerConfig, ServerRun
-from stages.generators.image_text_to_text import ImageTextToText
 from stages.generators.limits import Ledgers, share
+from stages.generators.local.image_text_to_text import ImageTextToText
 from stages.generators.protocol import FinishReason, Request, Result
 from stages.generators.server.served import ServedModel
 from stages.pocket.drawing import draw

@@ -25,8 +25,8 @@ from stages.generators.protocol import (
     Sampling,
     Turn,
 )
-from stages.generators.vllm import Engine, EngineModel, load_engine_model
-from stages.generators.vllm_requests import engine_prompt, result_of, sampling_params
+from stages.generators.vllm.engine import Engine, EngineModel, load_engine_model
+from stages.generators.vllm.requests import engine_prompt, result_of, sampling_params
 from stages.schemas import Status
 
 CONFIG = GeneratorConfig("pocket:captioner", Backend.VLLM, max_new_tokens=20)

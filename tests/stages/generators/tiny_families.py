@@ -19,12 +19,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
-from stages.generators.processors.florence2 import Florence2Pictures
-from stages.generators.processors.internvl import InternVLPictures
-from stages.generators.processors.llava_onevision import LlavaOnevisionPictures
-from stages.generators.processors.qwen2_vl import Qwen2Pictures
-from stages.generators.processors.qwen3_vl import Qwen3Pictures
-from stages.generators.processors.smolvlm import SmolVLMPictures
+from stages.generators.local.processors.florence2 import Florence2Pictures
+from stages.generators.local.processors.internvl import InternVLPictures
+from stages.generators.local.processors.llava_onevision import LlavaOnevisionPictures
+from stages.generators.local.processors.qwen2_vl import Qwen2Pictures
+from stages.generators.local.processors.qwen3_vl import Qwen3Pictures
+from stages.generators.local.processors.smolvlm import SmolVLMPictures
 
 SIDE, PATCH = 32, 8
 TOKENS = (SIDE // PATCH) ** 2  # of one square picture

@@ -8,14 +8,14 @@ from typing import Any
 
 from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, load, loading, resolve
-from stages.generators.asked import Ask, AskedPictures
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.decoding import Decoder
-from stages.generators.loading import LoadedModel, end_tokens, generation_settings
-from stages.generators.prompts import Prompt
+from stages.generators.local.asked import Ask, AskedPictures
+from stages.generators.local.decoding import Decoder
+from stages.generators.local.loading import LoadedModel, end_tokens, generation_settings
+from stages.generators.local.prompts import Prompt
+from stages.generators.local.quantization import quantization_options
+from stages.generators.local.rows import Room, Row
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result, Turn
-from stages.generators.quantization import quantization_options
-from stages.generators.rows import Room, Row
 from stages.generators.thinking import THOUGHT
 
 _NO_PICTURES = AskedPictures((), (), {})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from stages.checkpoints import Device
-from stages.generators.fusion import Reads
+from stages.generators.fusion.model import Reads
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stages.base import Image
-from stages.generators.loading import LoadedModel
-from stages.generators.prompts import Prompt, PromptRenderer
+from stages.generators.local.loading import LoadedModel
+from stages.generators.local.prompts import Prompt, PromptRenderer
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from stages.generators.loops import WORD, loop_in
+from stages.generators.checks.loops import WORD, loop_in
+from stages.generators.checks.refusals import refusal_in
+from stages.generators.checks.structured import stated, texts_of
 from stages.generators.protocol import FinishReason, Request, Result, clean
-from stages.generators.refusals import refusal_in
-from stages.generators.structured import stated, texts_of
 from stages.schemas import Status
 
 DEGENERATE = frozenset({Status.NO_TEXT, Status.NO_ANSWER, Status.REPETITIVE, Status.ECHOED, Status.REFUSED})

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.generators.config import GeneratorConfig
-from stages.generators.grammar import Grammars
-from stages.generators.loading import LoadedModel
+from stages.generators.local.grammar import Grammars
+from stages.generators.local.loading import LoadedModel
+from stages.generators.local.rows import Row
+from stages.generators.local.sampling import Chooser, Draws, row_seed
 from stages.generators.protocol import FinishReason, GenerationError, Result, Sampling
-from stages.generators.rows import Row
-from stages.generators.sampling import Chooser, Draws, row_seed
 from stages.generators.thinking import THOUGHT, Parted, is_primed, part_thinking
 
 

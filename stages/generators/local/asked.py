@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.base import Image
 from stages.batching import Failure
-from stages.generators.pictures import Key, picture_key
+from stages.generators.local.pictures import Key, picture_key
 from stages.generators.protocol import FailedRequest, Request, Sampling, Turn
 
 _GREY, _BLANK_SIDE = 127, 64

@@ -9,17 +9,17 @@ from typing import Any
 from stages.base import Image
 from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, quiet, resolve
-from stages.generators import prefix
-from stages.generators.asked import Ask, AskedPictures, by_pictures
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.decoding import Decoder
-from stages.generators.loading import load_model
-from stages.generators.pictures import Encoded, Key, PictureEncoder, to_pil
-from stages.generators.prompts import Prompt, PromptRenderer
+from stages.generators.local import prefix
+from stages.generators.local.asked import Ask, AskedPictures, by_pictures
+from stages.generators.local.decoding import Decoder
+from stages.generators.local.loading import load_model
+from stages.generators.local.pictures import Encoded, Key, PictureEncoder, to_pil
+from stages.generators.local.prompts import Prompt, PromptRenderer
+from stages.generators.local.rows import Room, Row, by_start
+from stages.generators.local.streaming import stream_text
+from stages.generators.local.useful_side import useful_side
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
-from stages.generators.rows import Room, Row, by_start
-from stages.generators.streaming import stream_text
-from stages.generators.useful_side import useful_side
 from stages.resize import Policy, ResizeConfig
 
 

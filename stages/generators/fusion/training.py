@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.checkpoints import Dtype, loading, resolve, weights_digest
-from stages.generators import lora
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.fusion import (
+from stages.generators.fusion import lora
+from stages.generators.fusion.config import FusionPlan, FusionRun
+from stages.generators.fusion.data import Example, FusionError, Order, digest, read_picture
+from stages.generators.fusion.model import (
     ADAPTER,
     FUSION,
     PROJECTOR,
@@ -22,10 +24,8 @@ from stages.generators.fusion import (
     prefix,
     projector,
 )
-from stages.generators.fusion_config import FusionPlan, FusionRun
-from stages.generators.fusion_data import Example, FusionError, Order, digest, read_picture
-from stages.generators.prefixed import Prefixed
-from stages.generators.text_model import load_text_model
+from stages.generators.fusion.prefixed import Prefixed
+from stages.generators.local.text_model import load_text_model
 from stages.towers import geometry
 
 if TYPE_CHECKING:

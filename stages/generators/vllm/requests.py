@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.generators.config import GeneratorConfig
-from stages.generators.pictures import picture_key, to_pil
+from stages.generators.local.pictures import picture_key, to_pil
+from stages.generators.local.sampling import row_seed
 from stages.generators.protocol import (
     FailedRequest,
     FinishReason,
@@ -17,7 +18,6 @@ from stages.generators.protocol import (
     Result,
     Sampling,
 )
-from stages.generators.sampling import row_seed
 from stages.generators.thinking import THOUGHT, is_primed, part_thinking
 from stages.schemas import Status
 

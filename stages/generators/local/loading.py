@@ -7,9 +7,9 @@ from typing import Any
 
 from stages.checkpoints import ModelLoadError, load, loading, quiet, read_json, resolve
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.fit import require_fit
-from stages.generators.processors import processor_class
-from stages.generators.quantization import quantization_options
+from stages.generators.local.fit import require_fit
+from stages.generators.local.processors import processor_class
+from stages.generators.local.quantization import quantization_options
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from stages.generators.asked import Ask, AskedPictures
-from stages.generators.pictures import Encoded, Key
-from stages.generators.prompts import Prompt
+from stages.generators.local.asked import Ask, AskedPictures
+from stages.generators.local.pictures import Encoded, Key
+from stages.generators.local.prompts import Prompt
 
 Item = TypeVar("Item")
 

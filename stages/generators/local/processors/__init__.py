@@ -12,27 +12,27 @@ def processor_class(model_type: str) -> Any:
     """What loads the processor of a model type: one of ours, or AutoProcessor."""
     match model_type:
         case "qwen2_vl" | "qwen2_5_vl":
-            from stages.generators.processors.qwen2_vl import Qwen2Pictures
+            from stages.generators.local.processors.qwen2_vl import Qwen2Pictures
 
             return Qwen2Pictures
         case "qwen3_vl" | "qwen3_vl_moe" | "qwen3_5" | "qwen3_5_moe":
-            from stages.generators.processors.qwen3_vl import Qwen3Pictures
+            from stages.generators.local.processors.qwen3_vl import Qwen3Pictures
 
             return Qwen3Pictures
         case "smolvlm":
-            from stages.generators.processors.smolvlm import SmolVLMPictures
+            from stages.generators.local.processors.smolvlm import SmolVLMPictures
 
             return SmolVLMPictures
         case "llava_onevision":
-            from stages.generators.processors.llava_onevision import LlavaOnevisionPictures
+            from stages.generators.local.processors.llava_onevision import LlavaOnevisionPictures
 
             return LlavaOnevisionPictures
         case "internvl":
-            from stages.generators.processors.internvl import InternVLPictures
+            from stages.generators.local.processors.internvl import InternVLPictures
 
             return InternVLPictures
         case "florence2":
-            from stages.generators.processors.florence2 import Florence2Pictures
+            from stages.generators.local.processors.florence2 import Florence2Pictures
 
             return Florence2Pictures
     from transformers import AutoProcessor

@@ -9,7 +9,7 @@ from stages.generators.protocol import Sampling
 if TYPE_CHECKING:
     import torch
 
-    from stages.generators.grammar import Grammar
+    from stages.generators.local.grammar import Grammar
 
 
 def row_seed(seed: int, pictures: Sequence[bytes], prompt: str) -> int:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 from stages.base import Image
 from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, quiet, resolve, weights_digest
-from stages.generators import lora
-from stages.generators.asked import Ask, AskedPictures, by_pictures
 from stages.generators.config import GeneratorConfig, GeneratorRun
-from stages.generators.decoding import Decoder
-from stages.generators.fusion import (
+from stages.generators.fusion import lora
+from stages.generators.fusion.model import (
     ADAPTER,
     VisionFeatures,
     fusion_view,
@@ -20,11 +18,13 @@ from stages.generators.fusion import (
     prefix,
     read_fusion,
 )
-from stages.generators.pictures import Key
-from stages.generators.prefixed import Prefixed
+from stages.generators.fusion.prefixed import Prefixed
+from stages.generators.local.asked import Ask, AskedPictures, by_pictures
+from stages.generators.local.decoding import Decoder
+from stages.generators.local.pictures import Key
+from stages.generators.local.rows import Room, Row
+from stages.generators.local.text_model import load_text_model, require_room
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
-from stages.generators.rows import Room, Row
-from stages.generators.text_model import load_text_model, require_room
 from stages.resize import ResizeConfig
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from stages.generators.loading import LoadedModel
-from stages.generators.prompts import Prompt
+from stages.generators.local.loading import LoadedModel
+from stages.generators.local.prompts import Prompt
+from stages.generators.local.text_model import rendered
 from stages.generators.protocol import Turn
-from stages.generators.text_model import rendered
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.checkpoints import ModelLoadError, loading
-from stages.generators.fusion_config import LoraPlan
-from stages.generators.loading import LoadedModel
+from stages.generators.fusion.config import LoraPlan
+from stages.generators.local.loading import LoadedModel
 
 _WEIGHTS = "adapter_model.safetensors"
 

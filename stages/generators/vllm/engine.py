@@ -12,10 +12,10 @@ from typing import Any
 
 from stages.checkpoints import ModelLoadError, loading, resolve
 from stages.generators.config import EngineRun, GeneratorConfig, GeneratorRun, Quantization
-from stages.generators.prompts import PromptRenderer
+from stages.generators.local.prompts import PromptRenderer
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
 from stages.generators.server.background import Background
-from stages.generators.vllm_requests import engine_prompt, result_of, sampling_params
+from stages.generators.vllm.requests import engine_prompt, result_of, sampling_params
 from stages.schemas import Status
 
 _AHEAD = 1024  # requests that are handed over before the first of them ends; its batches hold 256 or so

@@ -16,8 +16,8 @@ from stages.base import Image
 from stages.batching import Batches, Failure, OnOom
 from stages.checkpoints import Device, ModelLoadError, load, loading, quiet, read_json, resolve
 from stages.generators.config import GeneratorConfig, GeneratorRun
+from stages.generators.local.quantization import quantization_options
 from stages.generators.protocol import FailedRequest, FinishReason, GenerationError, Request, Result
-from stages.generators.quantization import quantization_options
 from stages.schemas import Status
 
 _GREY = np.full((64, 64, 3), 127, np.uint8)

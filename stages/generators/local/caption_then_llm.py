@@ -8,7 +8,8 @@ from stages.base import Image
 from stages.checkpoints import resolve, weights_digest
 from stages.generators.config import Backend, GeneratorConfig, GeneratorRun, ReasonerConfig
 from stages.generators.fencing import File, described, file_prompt
-from stages.generators.pictures import Key, picture_key
+from stages.generators.local.pictures import Key, picture_key
+from stages.generators.local.text_model import TextModel
 from stages.generators.protocol import (
     FailedRequest,
     Generator,
@@ -17,7 +18,6 @@ from stages.generators.protocol import (
     clean,
     generate_matched,
 )
-from stages.generators.text_model import TextModel
 from stages.schemas import Status
 
 
