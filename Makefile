@@ -23,11 +23,16 @@ demo: $(INSTALLED)   ## draws 2,000 pictures, develops them, searches them
 	$(BIN)/darkroom nightly source.path=demo/photos corpus=demo/corpus experiment=demo
 	$(BIN)/python scripts/demo_searches.py demo/photos demo/corpus
 
+# A process a core, one thread each; then those that share one cluster of Ray, which takes all cores.
+SPREAD := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
 test: $(INSTALLED)   ## all tests but the slow ones
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(SPREAD) -m "not slow and not gpu and not ray"
+	$(BIN)/pytest -m "ray and not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes: kills, nodes that die, thousands of damaged files
-	$(BIN)/pytest -m "slow and not gpu"
+	$(SPREAD) -m "slow and not gpu and not ray"
+	$(BIN)/pytest -m "slow and ray and not gpu"
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
@@ -126,13 +128,26 @@ def shards_of(corpus: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def values_of(corpus: Path) -> dict[str, bytes]:
-    """All files whose names and bytes must be those of an undisturbed run."""
+def values_of(corpus: Path) -> dict[str, Any]:
+    """All files whose names and content must be those of an undisturbed run: bytes, but of texts the rows
+    without the seconds that they took.
+    """
+    files = {path.relative_to(corpus): path for path in corpus.rglob("*") if path.is_file()}
     return {
-        path.relative_to(corpus).as_posix(): path.read_bytes()
-        for path in corpus.rglob("*")
-        if path.is_file() and path.relative_to(corpus).parts[0] not in ("changes", "index", "runs")
+        name.as_posix(): _texts(path) if _holds_texts(name) else path.read_bytes()
+        for name, path in files.items()
+        if name.parts[0] not in ("changes", "index", "runs")
     }
+
+
+def _holds_texts(name: Path) -> bool:
+    return name.parts[0] in ("captions", "answers") and name.suffix == ".parquet"
+
+
+def _texts(path: Path) -> list[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:  # alone: `read_table` would take the folder's name for a column
+        rows: list[dict[str, Any]] = file.read().drop_columns(["latency_s"]).to_pylist()
+    return rows
 
 
 def _temporary(corpus: Path) -> list[Path]:

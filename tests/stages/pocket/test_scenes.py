@@ -119,5 +119,5 @@ def test_checkpoint_known_names_are_folders_of_this_package() -> None:
 
 
 def test_checkpoint_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="known: encoder, captioner"):
-        checkpoint("reasoner")
+    with pytest.raises(ValueError, match="known: encoder, captioner, reasoner"):
+        checkpoint("nobody")
