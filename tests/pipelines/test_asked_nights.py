@@ -139,6 +139,7 @@ def test_night_in_one_shard_gives_the_same_answers(photos: Photos, corpus: Corpu
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_night_on_ray_gives_the_same_answers(
     photos: Photos, corpus: Corpus, ray_cluster: None, tmp_path: Path
 ) -> None:
