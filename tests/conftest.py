@@ -7,9 +7,11 @@ import pytest
 
 from pipelines.flow import ClusterConfig, connect
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in a shell's background job. Processes that tests start and interrupt would ignore it too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Ignored in a shell's background job, and under nohup. Processes that tests start and interrupt would ignore
+# them too.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 
 @pytest.fixture(scope="session")

@@ -134,20 +134,18 @@ def values_of(corpus: Path) -> dict[str, Any]:
     """
     files = {path.relative_to(corpus): path for path in corpus.rglob("*") if path.is_file()}
     return {
-        name.as_posix(): _texts(path) if _holds_texts(name) else path.read_bytes()
+        name.as_posix(): value_of(path, name)
         for name, path in files.items()
         if name.parts[0] not in ("changes", "index", "runs")
     }
 
 
-def _holds_texts(name: Path) -> bool:
-    return name.parts[0] in ("captions", "answers") and name.suffix == ".parquet"
-
-
-def _texts(path: Path) -> list[dict[str, Any]]:
+def value_of(path: Path, name: Path) -> Any:
+    """The bytes of a corpus's file; of a shard of texts its rows, without seconds. `name`: where it is in there."""
+    if name.parts[0] not in ("captions", "answers") or name.suffix != ".parquet":
+        return path.read_bytes()
     with pq.ParquetFile(path) as file:  # alone: `read_table` would take the folder's name for a column
-        rows: list[dict[str, Any]] = file.read().drop_columns(["latency_s"]).to_pylist()
-    return rows
+        return file.read().drop_columns(["latency_s"]).to_pylist()
 
 
 def _temporary(corpus: Path) -> list[Path]:

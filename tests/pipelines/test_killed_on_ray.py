@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 
 from pipelines.corpus import Corpus
 from stages.pocket.corpus import write_pictures
+from tests.pipelines.killing import value_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -149,10 +151,9 @@ def _wait_for(condition: Callable[[], bool], night: Started) -> None:
         time.sleep(0.01)
 
 
-def _shards(corpus: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(corpus).as_posix(): path.read_bytes() for path in corpus.glob("*/**/shard-*.parquet")
-    }
+def _shards(corpus: Path) -> dict[str, Any]:
+    names = {path: path.relative_to(corpus) for path in corpus.glob("*/**/shard-*.parquet")}
+    return {name.as_posix(): value_of(path, name) for path, name in names.items()}
 
 
 def _assert_as(corpus: Path, reference: Path) -> None:
