@@ -141,7 +141,7 @@ def values_of(corpus: Path) -> dict[str, Any]:
 
 
 def value_of(path: Path, name: Path) -> Any:
-    """The bytes of a corpus's file; of a shard of texts its rows, without seconds. `name`: below the corpus."""
+    """The bytes of a file; of a shard of texts its rows without seconds. `name`: its path in the corpus."""
     if name.parts[0] not in ("captions", "answers") or name.suffix != ".parquet":
         return path.read_bytes()
     with pq.ParquetFile(path) as file:  # alone: `read_table` would take the folder's name for a column
