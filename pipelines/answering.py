@@ -1,5 +1,6 @@
 """The answers that a night asks for: the questions, who answers them, and what else these read."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pipelines.context import Known, read_asked, read_metadata
 from pipelines.corpus import DatasetInfo
 from pipelines.identity import ASKED_OF_EACH
 from pipelines.jobs import Captioner, NightlyConfig
-from pipelines.product import ModelProduct, generation, given, named, view_name
+from pipelines.product import ModelProduct, Product, generation, given, named, read_by, view_name
 from pipelines.stream import Output
 from stages import answer, tags
 from stages.answer import AnswerConfig, AnswerQuestions, answer_view
@@ -25,7 +26,8 @@ from stages.tags import TagImages, Vocabulary
 from stages.towers import reads_text
 
 
-def answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
+def answers(config: NightlyConfig, writer: Captioner, made: Mapping[str, Product]) -> ModelProduct:
+    """`made`: the other datasets of the night. Raises: ConfigError, ModelLoadError, ValueError."""
     with named("questions"):
         plan, own = load_questions(config.questions), config.context.questions is not None
     with named("knowledge"):
@@ -40,9 +42,11 @@ def answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
         *(["embedding"] if tagged else []),
         *(f"text:{one}" for one in plan.needs.texts),
     }
+    needs = tuple(given(config, column) for column in sorted(columns))
     name, schema = f"answers/{config.answers or writer.name}", answers_schema(plan)
     facts = {"model": what.generator.model, ASKED_OF_EACH: plan.asked_of_each}
-    info = DatasetInfo.of(name, schema, _asked(config, writer, what, tagged), **facts)
+    asked = _asked(config, what, tagged) | {"reads": read_by(config, needs, made)}
+    info = DatasetInfo.of(name, schema, generation(config, writer, answers=asked), **facts)
     # Pictures of the same bytes need not have the same metadata, questions or neighbours.
     output = Output(name, schema, "answers", shareable=not (own or plan.needs.beyond_pixels))
     return ModelProduct(
@@ -50,26 +54,22 @@ def answers(config: NightlyConfig, writer: Captioner) -> ModelProduct:
         output,
         answer_view(what),
         partial(AnswerQuestions, what, writer.how, view_name(answer_view(what))),
-        tuple(given(config, column) for column in sorted(columns)),
+        needs,
         tagged,
         grouped=plan.needs.group is not None,
     )
 
 
-def _asked(
-    config: NightlyConfig, writer: Captioner, what: AnswerConfig, tagged: StageFactory | None
-) -> dict[str, Any]:
+def _asked(config: NightlyConfig, what: AnswerConfig, tagged: StageFactory | None) -> dict[str, Any]:
     """What identifies answers. Questions of single images and metadata are data, as the images are."""
-    asked = {
+    return {
         "version": answer.VERSION,
         "prompt": what.prompt,
         "checks": asdict(what.checks),
         "knowledge": what.knowledge.digest if what.knowledge else None,
-        "captions": config.context.captions,
         "tags": {"version": tags.VERSION, **asdict(_vocabulary(config))} if tagged else None,
         **asdict(what.plan),
     }
-    return generation(config, writer, answers=asked)
 
 
 def _tags(config: NightlyConfig) -> StageFactory:

@@ -1,12 +1,14 @@
 """Which datasets a night fills: what identifies the values of each, and the stage that makes them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
 from pipelines.answering import answers
+from pipelines.config import ConfigError
 from pipelines.corpus import DatasetInfo
 from pipelines.jobs import NightlyConfig
-from pipelines.product import ModelProduct, Product, decoding, generation, given, named, view_name
+from pipelines.product import ModelProduct, Product, decoding, generation, given, named, read_by, view_name
 from pipelines.reuse import ITEMS
 from pipelines.stream import Output
 from stages import embed, schemas
@@ -22,17 +24,20 @@ def products(config: NightlyConfig) -> dict[str, Product]:
 
     Raises: ConfigError where a checkpoint cannot be found, or cannot read what it would be given.
     """
-    found: list[Product] = [_items(config)]
+    found: dict[str, Product] = {ITEMS: _items(config)}
     if config.encoder is not None:
         with named("encoder.what"):
-            found.append(_embeddings(config))
+            embedded = _embeddings(config)
+        found[embedded.name] = embedded
     if config.captioner is not None:
         with named("captioner.what"):
-            found.append(_captions(config))
+            captioned = _captions(config, found)
+        found[captioned.name] = captioned
     if config.answering is not None and config.asks:
         with named("answerer.what" if config.answerer else "captioner.what"):
-            found.append(answers(config, config.answering))
-    return {product.name: product for product in found}
+            answered = answers(config, config.answering, found)
+        found[answered.name] = answered
+    return found
 
 
 def _items(config: NightlyConfig) -> Product:
@@ -59,12 +64,17 @@ def _embeddings(config: NightlyConfig) -> ModelProduct:
     return ModelProduct(info, Output(name, schema, "embedding"), view, stage)
 
 
-def _captions(config: NightlyConfig) -> ModelProduct:
+def _captions(config: NightlyConfig, made: Mapping[str, Product]) -> ModelProduct:
     assert config.captioner is not None
     what, name = config.captioner.what, f"captions/{config.captioner.name}"
     columns = {CAPTION if one == "caption" else one for one in generator_needs(what.generator)}
     needs = tuple(given(config, column) for column in sorted(columns))
-    identity = generation(config, config.captioner, prompt=what.prompt, checks=asdict(what.checks))
+    if any(need.dataset == name for need in needs):
+        raise ConfigError(f"context.captions must be other captions than {name}, which are made from them")
+    reads = read_by(config, needs, made)
+    identity = generation(
+        config, config.captioner, prompt=what.prompt, checks=asdict(what.checks), reads=reads
+    )
     info = DatasetInfo.of(name, schemas.CAPTIONS, identity, model=what.generator.model)
     view = caption_view(what)
     stage = partial(CaptionImages, what, config.captioner.how, view_name(view))

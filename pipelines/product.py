@@ -1,12 +1,12 @@
 """A dataset that a night fills: what identifies its values, where they are in the stream, what makes them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.config import ConfigError
-from pipelines.corpus import DatasetInfo, fingerprint
+from pipelines.corpus import Corpus, DatasetInfo, fingerprint
 from pipelines.jobs import Captioner, NightlyConfig
 from pipelines.stream import Given, Output
 from stages import caption, decode, schemas
@@ -86,6 +86,22 @@ def generation(config: NightlyConfig, writer: Captioner, **rest: Any) -> dict[st
         "generator": {"version": caption.VERSION, **generator_identity(writer.what.generator)},
         **rest,
     }
+
+
+def read_by(config: NightlyConfig, needs: Sequence[Given], made: Mapping[str, Product]) -> dict[str, str]:
+    """Fingerprints of the datasets that a stage reads: where those hold other values, it makes other ones.
+
+    `made`: what the night makes itself. Raises: ConfigError for a dataset that is neither made nor there.
+    """
+    found = {}
+    for name in sorted({need.dataset for need in needs}):
+        info = made[name].info if name in made else Corpus(config.corpus).info(name)
+        if info is None:
+            raise ConfigError(
+                f"{config.corpus} has no {name}, which is to be read, and this night makes none"
+            )
+        found[name] = info.fingerprint
+    return found
 
 
 def given(config: NightlyConfig, column: str) -> Given:

@@ -183,6 +183,16 @@ def test_answerer_after_the_captions_reads_those_that_are_there(
     assert all(caption in question for caption, question in zip(captions, questions, strict=True))
 
 
+def test_answers_are_not_those_of_other_captions(
+    photos: Photos, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(corpus.location, tmp_path / "corpus")
+    other = ("captioner.what.prompt=describe the image in detail.", "overwrite=[captions/pocket]")
+    assert cli.main(photos.words(tmp_path / "corpus", *other)) == 1
+    assert "answers/pocket" in capsys.readouterr().err
+    assert read(Corpus(str(tmp_path / "corpus")), "captions/pocket").equals(read(corpus, "captions/pocket"))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -190,6 +200,7 @@ def test_answerer_after_the_captions_reads_those_that_are_there(
         ["context.tags=null"],
         ["encoder=none"],
         ["captioner=none", "answerer=pocket"],
+        ["context.captions=of_nobody"],
         ["context.questions=/no/such/file.jsonl"],
         ["questions=/no/such/file.yaml"],
         ["knowledge=/no/such/file.yaml"],
