@@ -23,6 +23,7 @@ from stages.questions.groups import GROUP_LIMIT, Grouping
 from stages.schemas import PLAN
 
 _KEYS = ("uri", "image_id")
+_METADATA = "context.metadata"
 _GUESTS = [field for field in PLAN if field.name != "reused_from"]
 ASKED = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("question", pa.string())]))
 
@@ -36,41 +37,41 @@ class Known:
     grouping: Grouping | None = None
 
 
-def read_rows_of(key: str, location: str) -> pa.Table:
-    """A file of rows about images: Parquet, CSV or JSON lines. `key`: the setting that names it, for errors.
+def read_metadata(location: str) -> pa.Table:
+    """Rows about images, from Parquet, CSV or JSON lines: `uri` (string) or `image_id` (int64), and more.
 
-    Raises: CorpusError where it cannot be read, or names its images neither by `uri` nor by `image_id`.
+    Raises: CorpusError where it cannot be read, names its images neither by `uri` nor by `image_id`, or has
+    two rows about one image.
     """
+    table = _read_keyed(location)
+    key = _key_of(table)
+    counts = table[key].value_counts()
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise CorpusError(f"{_METADATA}: {location} has several rows of {key} {twice[0]['values']}")
+    return table
+
+
+def _read_keyed(location: str) -> pa.Table:
     path = Path(location).expanduser()
     readers = {".parquet": pq.read_table, ".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json}
     if path.suffix not in readers:
-        raise CorpusError(f"{key} must be a file of {', '.join(readers)}, got {location}")
+        raise CorpusError(f"{_METADATA} must be a file of {', '.join(readers)}, got {location}")
     try:
         table = readers[path.suffix](path)
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{key}: {location} cannot be read: {str(error).splitlines()[0]}") from error
+        raise CorpusError(f"{_METADATA}: {location} cannot be read: {str(error).splitlines()[0]}") from error
     named = [name for name in _KEYS if name in table.column_names]
     if len(named) != 1:
         raise CorpusError(
-            f"{key}: {location} must have one of the columns {', '.join(_KEYS)}, "
+            f"{_METADATA}: {location} must have one of the columns {', '.join(_KEYS)}, "
             f"it has {', '.join(table.column_names)}"
         )
     kind = pa.string() if named[0] == "uri" else pa.int64()
     try:
         return table.set_column(table.column_names.index(named[0]), named[0], table[named[0]].cast(kind))
     except pa.ArrowInvalid as error:
-        raise CorpusError(f"{key}: {location}: column {named[0]} must hold {kind}") from error
-
-
-def read_metadata(location: str) -> pa.Table:
-    """Raises: CorpusError, also where two rows are about one image."""
-    table = read_rows_of("context.metadata", location)
-    key = _key_of(table)
-    counts = table[key].value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise CorpusError(f"context.metadata: {location} has several rows of {key} {twice[0]['values']}")
-    return table
+        raise CorpusError(f"{_METADATA}: {location}: column {named[0]} must hold {kind}") from error
 
 
 def read_asked(location: str) -> pa.Table:

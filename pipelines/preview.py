@@ -18,6 +18,7 @@ from pipelines.facts import Command
 from pipelines.jobs import Captioner
 from pipelines.preview_facts import PreviewPicture, PreviewReport, Said, Writer
 from pipelines.report import render, thumbnail
+from pipelines.run_record import run_name
 from pipelines.survey import list_source
 from pipelines.text_jobs import PreviewConfig
 from stages.answer import AnswerConfig, AnswerQuestions
@@ -64,7 +65,7 @@ def preview_generators(config: PreviewConfig) -> PreviewReport:
         notes += [f"{task.captioner.name}: {note}" for note in done.notes]
         load_generator.cache_clear()  # the next may need the memory
     report = PreviewReport(
-        run=f"{started:%Y%m%dT%H%M%S}Z",
+        run=run_name(started),
         corpus=config.source.path,
         started=started,
         seconds=time.perf_counter() - clock,

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.context import Known, read_metadata, read_rows_of, with_context, with_known
+from pipelines.context import Known, read_metadata, with_context, with_known
 from pipelines.corpus import CorpusError
 from pipelines.plan import planned_shards, read_planned
 from pipelines.stream import GUEST
@@ -116,7 +116,7 @@ def test_metadata_file_that_cannot_serve_is_refused_in_one_line(
 
 def test_image_ids_that_are_texts_of_numbers_are_read_as_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"image_id": "7", "question": "why?"}\n')
-    table = read_rows_of("context.questions", str(tmp_path / "a.jsonl"))
+    table = read_metadata(str(tmp_path / "a.jsonl"))
     assert table["image_id"].to_pylist() == [7]
 
 
