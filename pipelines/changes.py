@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines import journal
 from pipelines.corpus import Corpus
+from stages.schemas import PLACE
 
 NAME = "changes"
 
@@ -23,6 +24,7 @@ CHANGES = pa.schema(
         pa.field("change", pa.string(), nullable=False),
         pa.field("size", pa.int64()),  # what the source says, of `touched` only
         pa.field("mtime_ns", pa.int64()),
+        *PLACE,
     ]
 )
 
@@ -30,7 +32,7 @@ CHANGES = pa.schema(
 class Change(StrEnum):
     """All but `touched` are tombstones: the id is never used again."""
 
-    TOUCHED = "touched"  # a new modification time, the same bytes
+    TOUCHED = "touched"  # a new modification time or another place, the same bytes
     REPLACED = "replaced"  # other bytes under the same URI: a new id stands for them
     MOVED = "moved"  # the same bytes under another URI: a new id stands for them
     DELETED = "deleted"  # the source no longer has it
@@ -41,8 +43,8 @@ class Change(StrEnum):
 def gone(ids: Iterable[int], change: Change) -> pa.Table:
     """Rows of the journal that say of all `ids` that they are gone."""
     known = pa.array(ids, pa.int64())
-    nothing = pa.nulls(len(known), pa.int64())
-    return pa.table([known, [change.value] * len(known), nothing, nothing], schema=CHANGES)
+    said = [pa.nulls(len(known), field.type) for field in CHANGES][2:]
+    return pa.table([known, [change.value] * len(known), *said], schema=CHANGES)
 
 
 def record(corpus: Corpus, changes: pa.Table) -> None:

@@ -16,7 +16,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipelines.corpus import Corpus, CorpusError
-from pipelines.plan import PlannedShard, planned_shards, read_planned
+from pipelines.plan import PlannedShard, ipc_bytes, planned_shards, read_planned
 from pipelines.stream import GUEST
 from stages.questions import asked
 from stages.questions.groups import GROUP_LIMIT, Grouping
@@ -91,13 +91,13 @@ def with_known(corpus: Corpus, shards: Sequence[PlannedShard], known: Known) -> 
     table = _described(pa.concat_tables(parts), known, groups)
     starts = np.cumsum([0, *map(len, parts)]).tolist()
     return [
-        replace(shard, context=_packed(table.slice(start, len(part))))
+        replace(shard, context=ipc_bytes(table.slice(start, len(part))))
         for shard, part, start in zip(shards, parts, starts, strict=False)
     ]
 
 
 def with_context(rows: pa.Table, context: bytes) -> pa.Table:
-    """Plan rows and what is known of them: columns `metadata`, `asked`, `group`; then the guests."""
+    """Plan rows and what is known of them: columns `context`, `asked`, `group`; then the guests."""
     if not context:
         return rows
     known = pa.ipc.open_stream(context).read_all()
@@ -122,7 +122,7 @@ def _described(rows: pa.Table, known: Known, groups: "_Groups | None") -> pa.Tab
     """The rows with what is known of them."""
     described = rows
     if known.metadata is not None:
-        described = described.append_column("metadata", _structs(rows, known.metadata))
+        described = described.append_column("context", _structs(rows, known.metadata))
     if known.asked is not None:
         described = described.append_column("asked", _lists(rows, known.asked))
     if groups:
@@ -188,10 +188,3 @@ def _plan_rows(corpus: Corpus) -> Iterator[pa.Table]:
 
 def _key_of(table: pa.Table) -> str:
     return next(name for name in _KEYS if name in table.column_names)
-
-
-def _packed(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())

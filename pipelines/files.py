@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.parquet import SealBroken, check_footer, parquet_writer, seal
 from pipelines.room import cannot_write
+from stages.stores import Store, open_store
 
 _PARTIAL = ".partial-"
 # What file systems without hard links answer: FAT, some FUSE and network mounts.
@@ -38,11 +39,8 @@ class Files:
         self.location = location
 
     @cached_property
-    def _opened(self) -> tuple[pafs.FileSystem, str]:
-        if "://" in self.location:
-            filesystem, root = pafs.FileSystem.from_uri(self.location)
-            return filesystem, root.rstrip("/")
-        return pafs.LocalFileSystem(), str(Path(self.location).expanduser().absolute())
+    def _opened(self) -> Store:
+        return open_store(self.location)
 
     @property
     def filesystem(self) -> pafs.FileSystem:

@@ -1,7 +1,7 @@
 """What each command can be asked: one frozen dataclass a pipeline, checked as it is made."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 from pipelines.composition import REQUIRED
@@ -14,18 +14,23 @@ from stages.embed import EmbedConfig, EmbedRun
 from stages.generators.config import TAKES_SEVERAL_CALLERS, Backend, GeneratorRun
 from stages.index.config import IndexConfig
 from stages.schemas import Status
-from stages.sources.folder import FolderConfig, FolderRun
+from stages.sources.config import SourceConfig, SourceRun
 
 _REASONS = tuple(status.value for status in Status if status is not Status.OK)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Source(FolderConfig):
-    """`source.path=…` and what counts as an image; `how` never changes a value."""
+class Source(SourceConfig):
+    """`source.path=…` and what of it are images; `how` never changes a value."""
 
     path: str = REQUIRED
-    how: FolderRun = field(default_factory=FolderRun)
+    how: SourceRun = field(default_factory=SourceRun)
+
+    @property
+    def what(self) -> SourceConfig:
+        """Without `how`, and of a class that brings neither Hydra nor torch into a process that reads."""
+        return SourceConfig(**{one.name: getattr(self, one.name) for one in fields(SourceConfig)})
 
 
 @dataclass(frozen=True)

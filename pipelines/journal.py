@@ -21,9 +21,9 @@ def next_file(corpus: Corpus, name: str, ahead: int = 0) -> str:
 
 
 def append(corpus: Corpus, name: str, table: pa.Table) -> None:
-    """One more file, atomically; none where the table is empty."""
+    """One more file, sorted by its first column, atomically; none where the table is empty."""
     if len(table):
-        write_parquet(corpus, table.sort_by("image_id"), name, next_file(corpus, name))
+        write_parquet(corpus, table.sort_by(table.column_names[0]), name, next_file(corpus, name))
 
 
 def read_all(corpus: Corpus, name: str, schema: pa.Schema) -> pa.Table:

@@ -6,6 +6,7 @@ from functools import partial
 
 from rich.console import Console
 
+from pipelines import containers
 from pipelines.answering import known_of
 from pipelines.changes import record
 from pipelines.config import as_dict
@@ -30,16 +31,17 @@ from pipelines.progress import ProgressDisplay
 from pipelines.reuse import copy_shard
 from pipelines.source_diff import SourceDiff
 from pipelines.stream import Actors, Flow, Step
-from pipelines.survey import check_night, list_source, survey
+from pipelines.survey import check_night, list_news, survey
 from pipelines.tracking import Run, track
 from stages.base import StageFactory, view_column
 from stages.count import CountPatches
 from stages.decode import DecodeImages
 from stages.isolate import IsolationConfig
 from stages.resize import Policy, ResizeConfig
-from stages.sources.folder import FolderConfig, ReadFolder
+from stages.sources.kinds import reader
 
 PATCH_TOTALS = ("patches", "patches_undetailed")
+_READER_CPUS = 0.25  # it waits for a network most of the time
 
 Streams = Mapping[frozenset[str], Sequence[PlannedShard]]
 
@@ -50,9 +52,10 @@ def nightly(config: NightlyConfig, terminal: Console) -> Night:
     Raises, before anything is written: ConfigError, DriftError, IndexConfigError, FaissUnavailable,
     LockedError.
     """
-    corpus, wanted, listing = Corpus(config.corpus), products(config), list_source(config.source)
+    corpus, wanted = Corpus(config.corpus), products(config)
+    listing = list_news(config, corpus, wanted)
     known = known_of(config)
-    check_night(config, corpus, wanted, len(listing))
+    check_night(config, corpus, wanted, listing.items)
     with locked(corpus, config.steal_lock) as held:
         diff = survey(config, held, wanted, listing)
         take_up(config, held, wanted, diff)
@@ -63,8 +66,9 @@ def nightly(config: NightlyConfig, terminal: Console) -> Night:
 
 def preview(config: NightlyConfig) -> Forecast:
     """What `nightly` would do; takes no lock and writes nothing. Raises as `nightly` does."""
-    corpus, wanted, listing = Corpus(config.corpus), products(config), list_source(config.source)
-    check_night(config, corpus, wanted, len(listing))
+    corpus, wanted = Corpus(config.corpus), products(config)
+    listing = list_news(config, corpus, wanted)
+    check_night(config, corpus, wanted, listing.items)
     return forecast(config, corpus, wanted, survey(config, corpus, wanted, listing))
 
 
@@ -120,8 +124,9 @@ def take_up(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product]
     for name in config.overwrite:
         corpus.drop(name)
     if len(diff.new):
-        extend(corpus, diff.new)
+        extend(corpus, diff.new, diff.details)
     record(corpus, diff.changes)
+    containers.record(corpus, diff.containers)
     for product in wanted.values():
         corpus.claim(product.info)
 
@@ -151,12 +156,13 @@ def index_embeddings(night: Night, terminal: Console) -> None:
 def flow_of(config: NightlyConfig, corpus: Corpus, missing: Sequence[Product]) -> Flow:
     """The DAG: every image is read and decoded once, whichever datasets miss it."""
     made = [product for product in missing if isinstance(product, ModelProduct)]
-    steps = [_decode_step(config, {product.view_name: product.view for product in made})]
+    steps = _picture_steps(config, {product.view_name: product.view for product in made})
     models = _model_steps(config, made)
     for number, step in enumerate(models):
         later = [product for step in models[number + 1 :] for product in step.made]
         steps.append(_model_step(step, still_read_by=later))
-    totals = PATCH_TOTALS if "count patches" in steps[0].stages else ()
+    counts = any(view.policy is Policy.PATCH_BUDGET for view in (product.view for product in made))
+    totals = PATCH_TOTALS if counts else ()
     return Flow(corpus, steps, [product.output for product in missing], totals, given_to(made))
 
 
@@ -188,17 +194,21 @@ def _model_steps(config: NightlyConfig, made: Sequence[ModelProduct]) -> list[Mo
     ]
 
 
-def _decode_step(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> Step:
-    # A plain FolderConfig: the section's own class would bring Hydra and torch into the process that decodes.
-    folder = FolderConfig(config.source.path, config.source.extensions, config.source.max_bytes)
+def _picture_steps(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> list[Step]:
+    """Reading goes with decoding, but where it waits: then it has a step of its own, some shards ahead."""
+    source = config.source
+    read: dict[str, StageFactory] = {"read": partial(reader, source.what, source.how)}
     stages: dict[str, StageFactory] = {
-        "read": partial(ReadFolder, folder, config.source.how),
-        "decode": partial(DecodeImages, config.decode.what, config.decode.how, views),
+        "decode": partial(DecodeImages, config.decode.what, config.decode.how, views)
     }
     for name, view in views.items():
         if view.policy is Policy.PATCH_BUDGET:
             stages["count patches"] = partial(CountPatches, name, view)
-    return Step("decode", stages, isolation=IsolationConfig(config.decode.how.timeout_s))
+    isolation = IsolationConfig(config.decode.how.timeout_s)
+    if not source.what.is_waited_for:
+        return [Step("decode", read | stages, isolation=isolation)]
+    pool = Actors(source.how.readers, _READER_CPUS, shards_in_flight=source.how.shards_ahead)
+    return [Step("read", read, pool), Step("decode", stages, isolation=isolation)]
 
 
 def _model_step(step: ModelStep, still_read_by: Sequence[ModelProduct]) -> Step:

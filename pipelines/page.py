@@ -25,6 +25,7 @@ from pipelines.facts import (
     Totals,
 )
 from pipelines.night import Night
+from pipelines.plan import planned_rows
 from pipelines.report import thumbnail
 from pipelines.reuse import ITEMS
 from pipelines.search import Searcher
@@ -33,7 +34,7 @@ from stages.base import Image, unpack_views
 from stages.decode import DecodeImages
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import Status, shard_of
-from stages.sources.folder import ReadFolder
+from stages.sources.kinds import reader
 
 _THUMBNAIL = 240
 _EXAMPLES = 5
@@ -162,13 +163,10 @@ def _said(status: str, answer: str | None) -> str:
 
 def _thumbnails(night: Night, ids: Sequence[int]) -> dict[int, str | None]:
     """Read from the source again: the corpus keeps no pixels."""
-    uris = night.corpus.read_rows(ITEMS, ids, ["uri"])["uri"]
-    rows = pa.table({"image_id": pa.array(ids, pa.int64()), "uri": uris})
     view = ResizeConfig(policy=Policy.FIT, size=_THUMBNAIL)
     decode = DecodeImages(night.config.decode.what, night.config.decode.how, {"thumbnail": view})
-    images: list[Image | None] = unpack_views(
-        decode(ReadFolder(night.config.source, night.config.source.how)(rows)), "thumbnail"
-    )
+    read = reader(night.config.source.what, night.config.source.how)(planned_rows(night.corpus, ids))
+    images: list[Image | None] = unpack_views(decode(read), "thumbnail")
     return {
         item: None if image is None else thumbnail(image, _THUMBNAIL)
         for item, image in zip(ids, images, strict=True)

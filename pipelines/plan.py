@@ -1,17 +1,19 @@
 """The plan: which item is in which shard, written before any work starts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import journal
-from pipelines.changes import tombstones, without
-from pipelines.corpus import Corpus, write_row_groups
+from pipelines.changes import Change, read_changes, tombstones, without
+from pipelines.corpus import FILE, Corpus
 from stages.index.vectors import Ids
-from stages.schemas import PLAN, ROW_BITS, SHARD_ROWS, shard_of
+from stages.schemas import PLACE, PLAN, ROW_BITS, SHARD_ROWS, TOLD, shard_of
+from stages.sources.listing import Details
 
 # 1,024 shards are half a million rows: the footer of one plan file stays under a megabyte.
 SHARDS_PER_FILE = 1024
@@ -20,11 +22,15 @@ NAME = "plan"
 
 NEW = pa.schema(
     [
-        *(field for field in PLAN if field.name != "image_id"),
+        *(field for field in PLAN if field.name not in ("image_id", *TOLD.names)),
+        pa.field("detail", pa.int64()),
         pa.field("sha256", pa.string()),
     ]
 )
-"""Rows to be planned. `sha256`: of the bytes, where another file of the same size made it worth knowing."""
+"""Rows to be planned. `detail`: the row of the listing's details that has what the source says of the item.
+`sha256`: of the bytes, where another file of the same size made it worth knowing."""
+
+_LAST_SAID = ("size", "mtime_ns", *PLACE.names)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class PlannedShard:
     """Where the plan rows of one shard are: one row group of one plan file.
 
     `reuses`: some of its items share the values of others. `gone`: ids of the shard that are not to be
-    worked on any more. `context`: what else is known of its items, an Arrow IPC stream of schema `CONTEXT`.
+    worked on any more. `context`: what else is known of its items; `touched`: rows of the journal of those
+    that are elsewhere in a container since they were planned, the latest first; both are Arrow IPC streams.
     """
 
     shard: int
@@ -42,13 +49,29 @@ class PlannedShard:
     reuses: bool = False
     gone: tuple[int, ...] = ()
     context: bytes = b""
+    touched: bytes = b""
 
 
 def planned_shards(corpus: Corpus) -> list[PlannedShard]:
     """All shards of the plan with an item that is not gone, ascending; reads footers only."""
     buried = tombstones(corpus)
     shards = (shard for file in journal.files(corpus, NAME) for shard in _shards_of(corpus, file, buried))
-    return [shard for shard in shards if not _is_empty(corpus, shard)]
+    touched = _touched(corpus)
+    return [
+        replace(shard, touched=touched.get(shard.shard, b""))
+        for shard in shards
+        if not _is_empty(corpus, shard)
+    ]
+
+
+def _touched(corpus: Corpus) -> dict[int, bytes]:
+    """By shard, of items in containers."""
+    changes = read_changes(corpus)
+    touched = pc.and_(pc.equal(changes["change"], Change.TOUCHED.value), pc.is_valid(changes["container"]))
+    rows = changes.filter(touched)
+    rows = rows.take(pa.array(np.arange(len(rows))[::-1]))
+    number = rows["image_id"].to_numpy() >> ROW_BITS
+    return {int(shard): ipc_bytes(rows.filter(pa.array(number == shard))) for shard in np.unique(number)}
 
 
 def _shards_of(corpus: Corpus, file: str, buried: Ids) -> Iterator[PlannedShard]:
@@ -73,30 +96,77 @@ def _is_empty(corpus: Corpus, planned: PlannedShard) -> bool:
 def read_planned(corpus: Corpus, planned: PlannedShard) -> pa.Table:
     """The plan rows of one shard without those that are gone, schema `PLAN`."""
     rows = corpus.read_parquet(NAME, planned.file, row_group=planned.row_group)
+    if planned.touched:
+        rows = as_last_said(rows, pa.ipc.open_stream(planned.touched).read_all())
     return without(rows, np.array(planned.gone, np.int64))
 
 
-def extend(corpus: Corpus, new: pa.Table) -> int:
+def as_last_said(items: pa.Table, latest: pa.Table) -> pa.Table:
+    """Items with the size, the time and the place of the first journal row about them; else their own."""
+    row = pc.index_in(items["image_id"], latest["image_id"].combine_chunks())
+    for name in _LAST_SAID:
+        said = pc.coalesce(latest[name].take(row), items[name])
+        items = items.set_column(items.column_names.index(name), items.schema.field(name), said)
+    return items
+
+
+def planned_rows(corpus: Corpus, ids: Sequence[int]) -> pa.Table:
+    """The plan rows of items that are not gone, schema `PLAN`, in the order of the ids. Raises: KeyError."""
+    shards = {shard_of(item) for item in ids}
+    tables = [read_planned(corpus, one) for one in planned_shards(corpus) if one.shard in shards]
+    rows = pa.concat_tables([PLAN.empty_table(), *tables])
+    place = pc.index_in(pa.array(ids, pa.int64()), rows["image_id"].combine_chunks())
+    if place.null_count:
+        raise KeyError(f"the plan has no image_id {ids[place.is_null().index(True).as_py()]}")
+    return rows.take(place)
+
+
+def extend(corpus: Corpus, new: pa.Table, details: Details | None = None) -> int:
     """Plans rows of schema `NEW` as shards of up to 512 items after all that ever were; returns how many.
+
+    `details`: what `detail` numbers; None where it is null in all rows.
 
     A shard once planned never changes, so new items never join an old shard. Items that share the values
     of others come last and in shards of their own: their values are copied when all others are there.
     """
     fresh, copies = split_copies(new)
     first = _next_shard(corpus)
-    fresh = _addressed(fresh, first)
+    cuts = [shard_starts(fresh), shard_starts(copies)]
+    fresh = _addressed(fresh, cuts[0], first)
     origins = _origins(copies, fresh)
-    copies = _addressed(
-        copies.set_column(NEW.get_field_index("reused_from"), "reused_from", origins),
-        first + -(-len(fresh) // SHARD_ROWS),
-    )
+    copies = copies.set_column(NEW.get_field_index("reused_from"), "reused_from", origins)
+    copies = _addressed(copies, cuts[1], first + len(cuts[0]))
     shards = [
-        part.slice(start, SHARD_ROWS).select(PLAN.names).cast(PLAN)
-        for part in (fresh, copies)
-        for start in range(0, len(part), SHARD_ROWS)
+        part.slice(start, end - start)
+        for part, starts in zip((fresh, copies), cuts, strict=True)
+        for start, end in pairwise([*starts, len(part)])
     ]
-    _write(corpus, shards)
+    _write(corpus, shards, details or Details())
     return len(shards)
+
+
+def shard_starts(rows: pa.Table) -> list[int]:
+    """Where shards of up to 512 rows begin. A row group of no more lies in one shard, to be read once."""
+    if rows["row_group"].null_count == len(rows):
+        return list(range(0, len(rows), SHARD_ROWS))
+    starts, start, first = [0], 0, 0  # of the shard, of the row group
+    for end in _group_ends(rows):
+        if end - start > SHARD_ROWS and first > start:
+            starts.append(start := first)
+        while end - start > SHARD_ROWS:
+            starts.append(start := start + SHARD_ROWS)
+        first = end
+    return starts
+
+
+def _group_ends(rows: pa.Table) -> list[int]:
+    """Where runs of rows of one row group end; a row of none is a run of its own."""
+    goes_on = np.ones(max(len(rows) - 1, 0), bool)
+    for name in ("container", "row_group"):
+        values = rows[name].combine_chunks()
+        goes_on &= pc.fill_null(pc.equal(values[1:], values[:-1]), False).to_numpy(zero_copy_only=False)
+    ends: list[int] = (np.flatnonzero(np.append(~goes_on, True)) + 1).tolist()
+    return ends
 
 
 def split_copies(new: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -123,14 +193,30 @@ def _next_shard(corpus: Corpus) -> int:
     return max(used, default=-1) + 1
 
 
-def _addressed(rows: pa.Table, first_shard: int) -> pa.Table:
+def _addressed(rows: pa.Table, starts: Sequence[int], first_shard: int) -> pa.Table:
     number = np.arange(len(rows), dtype=np.int64)
-    ids = (first_shard + number // SHARD_ROWS) << ROW_BITS | number % SHARD_ROWS
-    return rows.add_column(0, "image_id", pa.array(ids))
+    shard = np.searchsorted(starts, number, side="right") - 1
+    row = number - np.asarray(starts, np.int64)[shard]
+    return rows.add_column(0, "image_id", pa.array((first_shard + shard) << ROW_BITS | row))
 
 
-def _write(corpus: Corpus, shards: Sequence[pa.Table]) -> None:
+def _write(corpus: Corpus, shards: Sequence[pa.Table], details: Details) -> None:
+    """What the source says of items is read for a shard at a time: all of it may be gigabytes."""
     parts = [shards[start : start + SHARDS_PER_FILE] for start in range(0, len(shards), SHARDS_PER_FILE)]
     names = [journal.next_file(corpus, NAME, ahead) for ahead in range(len(parts))]
     for name, part in zip(names, parts, strict=True):
-        write_row_groups(corpus, part, NAME, name)
+        stamp = {FILE: f"{NAME}/{name}"}
+        with corpus.writing_parquet(PLAN, NAME, name, metadata=stamp) as writer:
+            for rows in part:
+                told = details.read(rows["detail"].combine_chunks())
+                for field in TOLD:
+                    rows = rows.append_column(field, told[field.name])
+                planned = rows.select(PLAN.names).cast(PLAN)
+                writer.write_table(planned.replace_schema_metadata(stamp))
+
+
+def ipc_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())

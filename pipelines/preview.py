@@ -33,7 +33,8 @@ from stages.questions.files import load_questions
 from stages.questions.plan import QuestionPlan
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import Status
-from stages.sources.folder import ReadFolder
+from stages.sources.kinds import reader
+from stages.sources.listing import Listing
 
 _THUMBNAIL = 240
 
@@ -69,7 +70,7 @@ def preview_generators(config: PreviewConfig) -> PreviewReport:
         corpus=config.source.path,
         started=started,
         seconds=time.perf_counter() - clock,
-        found=len(listing),
+        found=listing.items,
         writers=tuple(writers),
         pictures=tuple(_pictures(table, said)),
         notes=tuple(notes),
@@ -113,20 +114,20 @@ def _plan(config: PreviewConfig) -> QuestionPlan:
     return plan
 
 
-def _chosen(config: PreviewConfig, listing: pa.Table) -> pa.Table:
+def _chosen(config: PreviewConfig, listing: Listing) -> pa.Table:
     """`n` rows of the source by chance, in its order."""
-    if not len(listing):
+    if not listing.items:
         raise ConfigError(f"source.path: {config.source.path} holds no image")
     generator = np.random.default_rng(config.seed)
-    rows = np.sort(generator.choice(len(listing), min(config.n, len(listing)), replace=False))
-    return pa.table({"image_id": pa.array(rows, pa.int64()), "uri": listing["uri"].take(rows)})
+    rows = np.sort(generator.choice(listing.items, min(config.n, listing.items), replace=False))
+    return listing.rows.take(rows).append_column("image_id", pa.array(rows, pa.int64()))
 
 
 def _decoded(config: PreviewConfig, files: pa.Table, tasks: Sequence[_Task]) -> pa.Table:
     """With a view for each task, named by its place, and the view `thumbnail`."""
     views: dict[str, ResizeConfig] = {"thumbnail": ResizeConfig(policy=Policy.FIT, size=_THUMBNAIL)}
     views |= {str(number): caption_view(task.captioner.what) for number, task in enumerate(tasks)}
-    read = ReadFolder(config.source, config.source.how)(files)
+    read = reader(config.source.what, config.source.how)(files)
     return DecodeImages(config.decode.what, config.decode.how, views)(read)
 
 

@@ -11,7 +11,7 @@ from pipelines.index.salvage import set_index_aside
 from pipelines.integrity import Fault, Remedy, check_plan, read_sealed
 from pipelines.parquet import parquet_bytes
 from pipelines.shards import part_of
-from stages.schemas import PLAN
+from stages.schemas import PLACE, PLAN, TOLD
 
 
 def repair(corpus: Corpus, fault: Fault) -> str | None:
@@ -102,10 +102,12 @@ def _unplanned_items(corpus: Corpus, known: set[int]) -> dict[int, pa.Table]:
     """By shard: the plan's rows of items that no readable plan file has. Raises: CorpusError."""
     gone, groups = tombstones(corpus), {}
     lost = [shard for shard in corpus.shards("items") if shard not in known]
-    for shard, table in corpus.scan("items", ["image_id", "uri", "reused_from"], lost):
+    for shard, table in corpus.scan("items", ["image_id", "uri", "reused_from", *TOLD.names], lost):
         if len(rows := without(table, gone)):
             unknown = pa.repeat(pa.scalar(-1, pa.int64()), len(rows))
             told = rows.append_column("size", unknown).append_column("mtime_ns", unknown)
+            for field in PLACE:  # what the next night finds, and records as touched
+                told = told.append_column(field, pa.nulls(len(rows), field.type))
             groups[shard] = told.select(PLAN.names).cast(PLAN)
     return groups
 

@@ -10,15 +10,19 @@ import pyarrow.compute as pc
 
 from pipelines import journal, plan
 from pipelines.changes import CHANGES, Change, gone, read_changes
+from pipelines.containers import taken_up
 from pipelines.corpus import Corpus
 from pipelines.forgotten import Forgotten
-from pipelines.plan import NEW, split_copies
+from pipelines.plan import NEW, as_last_said, split_copies
 from pipelines.reuse import item_digests
-from stages.schemas import PLAN
-from stages.sources.folder import FILES
+from stages.schemas import PLACE, PLAN
+from stages.sources.config import SourceConfig
+from stages.sources.listing import FILES, Details, Listing
 
-Digest: TypeAlias = Callable[[Sequence[str]], Sequence[str | None]]
-"""SHA-256 of the files of some URIs; None for one that cannot be read."""
+Digest: TypeAlias = Callable[[pa.Table], Sequence[str | None]]
+"""SHA-256 of the bytes of items (uri, size, mtime_ns, `PLACE`); None for one that cannot be read."""
+
+_SAID = ["uri", "size", "mtime_ns", *PLACE.names]
 
 _PART = 8192
 
@@ -39,13 +43,17 @@ class Wishes:
 class SourceDiff:
     """What a night has to take up. `new`: schema `plan.NEW`, by URI; `changes`: schema `CHANGES`.
 
-    `known`: items of the corpus before; `banned`: files left out because they were taken down.
+    `known`: items of the corpus before; `banned`: files left out because they were taken down. `details`:
+    what `detail` of new rows numbers. `containers`: those taken up as a whole, schema `CONTAINERS`.
     """
 
     new: pa.Table
     changes: pa.Table
     known: int
-    banned: int = 0
+    banned: int
+    details: Details
+    containers: pa.Table
+    notes: tuple[str, ...] = ()
 
     def count(self, change: Change) -> int:
         return pc.sum(pc.equal(self.changes["change"], change.value)).as_py() or 0
@@ -79,17 +87,21 @@ def describe_diff(diff: SourceDiff) -> str:
     return f"of the images, {told}" if told else ""
 
 
-def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -> SourceDiff:
-    """Writes nothing. `listing`: schema `FILES`, one row a file; files are read through `digest`.
+def compare(
+    corpus: Corpus, source: SourceConfig, listing: Listing, digest: Digest, wishes: Wishes
+) -> SourceDiff:
+    """Writes nothing; items are read through `digest`.
 
-    A file is changed where its size differs, or its time and then its bytes. One that is gone while the
+    An item is changed where its size differs, or its time and then its bytes. One that is gone while the
     same bytes are new elsewhere was moved.
     """
     planned, forgotten = planned_items(corpus), Forgotten(corpus)
     live = planned.filter(pc.invert(planned["gone"]))
     items, doubled = _newest(live)
-    listed = _held(listing.sort_by("uri"), items)
+    rows = pa.concat_tables([listing.rows, _unchanged(items, listing.unchanged)])
+    listed = _held(rows.sort_by("uri"), items)
     found, touched = _look_again(corpus, listed, digest)
+    found = found.filter(pc.or_(found["wanted"], pc.is_valid(found["image_id"])))
     allowed = found.filter(pc.invert(forgotten.has_uri(found["uri"])))
     taken = allowed.slice(0, wishes.limit)
     known = planned.filter(pc.invert(planned["forgotten"]))
@@ -98,7 +110,7 @@ def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -
     new = _with_origins(corpus, new, known, listed, digest) if wishes.reuse else _alone(new)
     again = listed.filter(pc.is_in(listed["image_id"], pa.array(wishes.retry, pa.int64())))
     again = again.filter(pc.invert(pc.is_in(again["uri"], found["uri"].combine_chunks())))
-    unseen = items.filter(pc.invert(pc.is_in(items["uri"], listing["uri"].combine_chunks())))
+    unseen = items.filter(pc.invert(pc.is_in(items["uri"], listed["uri"].combine_chunks())))
     moved = pc.is_in(unseen["image_id"], new["reused_from"].combine_chunks())
     taken_down = live.filter(forgotten.has_uri(live["uri"]))
     changes = [
@@ -110,14 +122,38 @@ def compare(corpus: Corpus, listing: pa.Table, digest: Digest, wishes: Wishes) -
         gone(again["image_id"].to_pylist(), Change.RETRIED),
         touched,
     ]
-    rows = pa.concat_tables([new.select(NEW.names).cast(NEW), _retried(again)]).sort_by("uri")
-    banned = len(found) - len(allowed) + len(read) - len(new)
-    return SourceDiff(rows, pa.concat_tables(changes), len(live), banned)
+    planned_next = pa.concat_tables([new.select(NEW.names).cast(NEW), _retried(again)]).sort_by("uri")
+    cut = set(allowed["container"].slice(len(taken)).drop_null().unique().to_pylist())
+    whole = [one for one in listing.read if one.name not in cut]
+    stays = listed.filter(
+        pc.or_(
+            pc.and_(pc.is_valid(listed["image_id"]), pc.invert(forgotten.has_uri(listed["uri"]))),
+            pc.is_in(listed["uri"], planned_next["uri"].combine_chunks()),
+        )
+    )
+    return SourceDiff(
+        planned_next,
+        pa.concat_tables(changes),
+        len(live),
+        banned=len(found) - len(allowed) + len(read) - len(new),
+        details=listing.details,
+        containers=taken_up(source, whole, stays["container"]),
+        notes=listing.notes,
+    )
+
+
+def _unchanged(items: pa.Table, containers: Sequence[str]) -> pa.Table:
+    """Items of containers that were not read again, as the listing would have them."""
+    rows = items.filter(pc.is_in(items["container"], pa.array(containers, pa.string()))).select(_SAID)
+    rows = rows.append_column("detail", pa.nulls(len(rows), pa.int64()))
+    return rows.append_column("wanted", pa.repeat(True, len(rows))).cast(FILES)
 
 
 def planned_items(corpus: Corpus) -> pa.Table:
-    """image_id, uri, size, mtime_ns of every planned item by id, as last seen; bools `gone`, `forgotten`."""
-    columns = ["image_id", *FILES.names]
+    """image_id, uri, size, mtime_ns and place of every planned item by id, as last seen; bools `gone`,
+    `forgotten`.
+    """
+    columns = ["image_id", *_SAID]
     tables = [
         corpus.read_parquet(plan.NAME, file, columns=columns) for file in journal.files(corpus, plan.NAME)
     ]
@@ -132,13 +168,8 @@ def planned_items(corpus: Corpus) -> pa.Table:
 
 
 def _touched(items: pa.Table, touched: pa.Table) -> pa.Table:
-    """With the size and the time that the source last said, the latest of several."""
-    latest = touched.take(pa.array(np.arange(len(touched))[::-1]))
-    row = pc.index_in(items["image_id"], latest["image_id"].combine_chunks())
-    for name in ("size", "mtime_ns"):
-        said = pc.coalesce(latest[name].take(row), items[name])
-        items = items.set_column(items.column_names.index(name), name, said)
-    return items
+    """With the size, the time and the place that the source last said, the latest of several."""
+    return as_last_said(items, touched.take(pa.array(np.arange(len(touched))[::-1])))
 
 
 def _newest(live: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -191,8 +222,9 @@ def _digested(files: pa.Table, chosen: pa.ChunkedArray, digest: Digest) -> pa.Ta
     known = files["sha256"]
     rows = np.flatnonzero(pc.and_(chosen, pc.is_null(known)).to_numpy())
     # A part at a time: of a million files the URIs and digests would be half a gigabyte of Python's strings.
-    parts = [files["uri"].take(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
-    found = pa.chunked_array([pa.array(digest(uris.to_pylist()), pa.string()) for uris in parts], pa.string())
+    said = files.select(_SAID)
+    parts = [said.take(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
+    found = pa.chunked_array([pa.array(digest(part), pa.string()) for part in parts], pa.string())
     place = np.full(len(files), -1)
     place[rows] = np.arange(len(rows))
     read = found.take(pa.array(place, mask=place < 0))

@@ -7,23 +7,38 @@ import pyarrow.compute as pc
 
 from pipelines.changes import Change, tombstones
 from pipelines.config import ConfigError
+from pipelines.containers import known_containers
 from pipelines.corpus import Corpus
 from pipelines.index.texts import read_texts
 from pipelines.jobs import NightlyConfig, Source
 from pipelines.product import Product
-from pipelines.source_diff import SourceDiff, Wishes, compare
+from pipelines.source_diff import SourceDiff, Wishes, compare, planned_items
 from stages.index.blas import check_installed
 from stages.index.choice import choose_factory
-from stages.sources.digest import digest_files
-from stages.sources.folder import list_folder, open_folder
+from stages.sources.kinds import digests, list_items
+from stages.sources.listing import Container, Listing
 
 
-def list_source(source: Source) -> pa.Table:
-    """Every image file, schema `FILES`. Raises: ConfigError where the folder cannot be listed."""
+def list_source(source: Source, known: Mapping[str, Container] | None = None) -> Listing:
+    """All that is there. `known`: containers that need not be read again while they are as they were.
+
+    Raises: ConfigError where it cannot be listed.
+    """
     try:
-        return list_folder(*open_folder(source.path), source.extensions)
+        return list_items(source.what, source.how, known or {})
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ConfigError(f"source.path: {error}") from error
+
+
+def list_news(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product]) -> Listing:
+    """As `list_source`; containers that the plan knows are not read again, but for a reject to be retried."""
+    if not config.source.kind.has_containers:
+        return list_source(config.source)
+    planned = planned_items(corpus)
+    known = known_containers(corpus, config.source, planned)
+    again = pa.array(rejected_items(corpus, wanted, config.retry), pa.int64())
+    retried = planned.filter(pc.is_in(planned["image_id"], again))["container"].unique().to_pylist()
+    return list_source(config.source, {name: one for name, one in known.items() if name not in retried})
 
 
 def check_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], items: int) -> None:
@@ -46,7 +61,7 @@ def check_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Prod
 
 
 def survey(
-    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: pa.Table
+    config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], listing: Listing
 ) -> SourceDiff:
     """What is new, changed and gone; writes nothing, but reads files that may be copies of others.
 
@@ -56,8 +71,9 @@ def survey(
     retry = rejected_items(corpus, wanted, config.retry)
     diff = compare(
         corpus,
+        source,
         listing,
-        lambda uris: digest_files(source, source.how, uris),
+        lambda rows: digests(source.what, source.how, rows),
         Wishes(config.limit, retry, config.reuse),
     )
     deleted = diff.count(Change.DELETED)

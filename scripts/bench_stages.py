@@ -29,7 +29,8 @@ from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.embed import EmbedConfig, EmbedImages, EmbedRun, encoder_view
 from stages.isolate import Isolated, IsolationConfig
 from stages.resize import ResizeConfig, plan_resize
-from stages.sources.folder import FolderConfig, FolderRun, ReadFolder
+from stages.sources.config import SourceConfig, SourceRun
+from stages.sources.folder import ReadFolder
 from stages.towers import load_image_tower, pooled
 
 Row: TypeAlias = dict[str, Any]
@@ -188,7 +189,7 @@ def isolation_row(what: str, photos: Sequence[bytes], rounds: int) -> Row:
         for row, data in enumerate(photos):
             Path(folder, f"{row}.jpg").write_bytes(data)
         stages: dict[str, StageFactory] = {
-            "read": partial(ReadFolder, FolderConfig(folder), FolderRun()),
+            "read": partial(ReadFolder, SourceConfig(folder), SourceRun()),
             "decode": partial(DecodeImages, DecodeConfig(), DecodeRun(), {"square": ResizeConfig(size=SIDE)}),
         }
         rows = pa.table({"image_id": range(len(photos)), "uri": [f"{row}.jpg" for row in range(len(photos))]})

@@ -16,7 +16,7 @@ from stages.codecs.errors import BadImageError
 from stages.codecs.header import Header, sniff
 from stages.codecs.memory import memory_limit
 from stages.resize import ResizeConfig, plan_resize
-from stages.schemas import Status
+from stages.schemas import PLACE, Status
 
 VERSION = 1
 
@@ -72,7 +72,7 @@ class _Item:
 
 
 # What nobody needs once a file was read.
-_READ = ("bytes", "expected_sha256", "size", "mtime_ns")
+_READ = ("bytes", "expected_sha256", "size", "mtime_ns", *PLACE.names)
 
 
 class DecodeImages:

@@ -47,6 +47,21 @@ def row_of(item: int) -> int:
     return item & ((1 << ROW_BITS) - 1)
 
 
+PLACE = pa.schema(
+    [
+        pa.field("container", pa.string()),
+        pa.field("row_group", pa.int32()),
+        pa.field("position", pa.int64()),
+    ]
+)
+"""Where an item is in a file that holds many, the `container`, named below the source; null for other files.
+
+`position`: the first byte of its data in a tar, its row in the `row_group` of a Parquet file.
+"""
+
+TOLD = pa.schema([pa.field("original_caption", pa.string()), pa.field("metadata", pa.string())])
+"""What the source says of an item beside its bytes. `metadata`: a JSON object, null where there is none."""
+
 PLAN = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
@@ -54,9 +69,12 @@ PLAN = pa.schema(
         pa.field("size", pa.int64(), nullable=False),
         pa.field("mtime_ns", pa.int64(), nullable=False),
         pa.field("reused_from", pa.int64()),
+        *PLACE,
+        *TOLD,
     ]
 )
-"""`size` -1: not known, so that the next night compares bytes. `reused_from`: an item of the same bytes."""
+"""`size`: -1 where it is not known. `mtime_ns`: of the container, where there is one; -1 where not known.
+`reused_from`: an item of the same bytes."""
 
 _OUTCOME = [pa.field("status", pa.string(), nullable=False), pa.field("error", pa.string())]
 
@@ -73,6 +91,7 @@ ITEMS = pa.schema(
         pa.field("original_width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
+        *TOLD,
         *_OUTCOME,
     ]
 )

@@ -1,5 +1,6 @@
 """The rows of a shard as questions see them: a picture, and what is known about it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,8 @@ from stages.generators.known import embeddings_of
 from stages.questions.templates import as_text
 from stages.schemas import Status
 
-_ALWAYS = ("status", "error", "image_id", "guest")
-_KNOWN = ("caption", "tags", "text:ocr", "metadata")
+_ALWAYS = ("status", "error", "image_id", "guest", "context")
+_KNOWN = ("caption", "tags", "text:ocr", "metadata", "context")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +80,6 @@ def _require(shard: pa.Table, reads: Reads) -> None:
     absent = [name for name in reads.columns if name not in shard.column_names]
     if absent:
         raise ValueError(f"the questions need the column {absent[0]}, and the rows have none")
-    if not reads.metadata:
-        return
-    fields = [field.name for field in shard.schema.field("metadata").type]
-    unknown = [name for name in reads.metadata if name not in fields]
-    if unknown:
-        raise ValueError(f"metadata.{unknown[0]} is not there: columns of metadata are {', '.join(fields)}")
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, str]:
@@ -94,7 +89,8 @@ def _values(row: Mapping[str, Any]) -> dict[str, str]:
         "tags": _tags(row.get("tags")),
         "ocr": as_text(row.get("text:ocr")),
     }
-    found |= {f"metadata.{name}": as_text(value) for name, value in (row.get("metadata") or {}).items()}
+    told = json.loads(row.get("metadata") or "{}") | (row.get("context") or {})
+    found |= {f"metadata.{name}": as_text(value) for name, value in told.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

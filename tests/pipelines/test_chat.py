@@ -30,7 +30,8 @@ from stages.decode import DecodeConfig, DecodeImages, DecodeRun
 from stages.generators.config import GeneratorConfig, GeneratorRun
 from stages.pocket import language
 from stages.pocket.corpus import write_pictures
-from stages.sources.folder import FolderConfig, FolderRun, ReadFolder
+from stages.sources.config import SourceConfig, SourceRun
+from stages.sources.folder import ReadFolder
 from tests.stages.generators.tiny_models import save_model
 
 DEADLINE_S = 60.0
@@ -211,7 +212,7 @@ def test_chat_that_cannot_start_says_why_in_one_line(
 def test_conversation_shows_the_model_the_pixels_of_a_night(picture: Path) -> None:
     what = CaptionConfig(GeneratorConfig("pocket:captioner"))
     (shown,) = read_pictures([str(picture)], Decoding(), caption_view(what))
-    rows = ReadFolder(FolderConfig(str(picture.parent)), FolderRun())(
+    rows = ReadFolder(SourceConfig(str(picture.parent)), SourceRun())(
         pa.table({"image_id": pa.array([0], pa.int64()), "uri": [picture.name]})
     )
     decoded = DecodeImages(DecodeConfig(), DecodeRun(), {"night": caption_view(what)})(rows)

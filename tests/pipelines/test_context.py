@@ -11,7 +11,7 @@ from pipelines.corpus import CorpusError
 from pipelines.plan import planned_shards, read_planned
 from pipelines.stream import GUEST
 from stages.questions.groups import GROUP_LIMIT, Grouping
-from stages.schemas import image_id
+from stages.schemas import PLAN, image_id
 from tests.pipelines.small_corpus import ROWS, make_corpus
 
 CLIPS = [
@@ -43,7 +43,7 @@ def test_metadata_reaches_the_row_of_its_uri_and_no_other(tmp_path: Path) -> Non
         ids = [image_id(number, row) for row in range(ROWS)]
         assert rows["image_id"].to_pylist() == ids
         nothing = {"clip": None, "frame": None}
-        assert [row or nothing for row in rows["metadata"].to_pylist()] == [
+        assert [row or nothing for row in rows["context"].to_pylist()] == [
             expected.get(item, nothing) for item in ids
         ]
 
@@ -71,7 +71,7 @@ def test_groups_stand_at_their_first_image_with_guests_of_other_shards(tmp_path:
 
 def test_nothing_known_leaves_the_rows_as_they_are(tmp_path: Path) -> None:
     for rows in streams(tmp_path, Known()):
-        assert rows.column_names == ["image_id", "uri", "size", "mtime_ns"]
+        assert rows.column_names == [name for name in PLAN.names if name != "reused_from"]
 
 
 def test_grouping_by_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:

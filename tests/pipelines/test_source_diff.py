@@ -14,8 +14,9 @@ from pipelines.forgotten import FORGOTTEN, remember, uri_digest
 from pipelines.plan import extend, planned_shards, read_planned
 from pipelines.source_diff import SourceDiff, Wishes, compare
 from stages.schemas import ITEMS, shard_of
+from stages.sources.config import SourceConfig, SourceRun
 from stages.sources.digest import digest_files
-from stages.sources.folder import FolderConfig, FolderRun, list_folder, open_folder
+from stages.sources.kinds import digests, list_items
 
 
 class Source:
@@ -37,11 +38,12 @@ class Source:
         os.utime(self.folder / name, ns=(self._clock, self._clock))
 
     def diff(self, **wishes: object) -> SourceDiff:
-        config = FolderConfig(str(self.folder))
+        config = SourceConfig(str(self.folder))
         return compare(
             self.corpus,
-            list_folder(*open_folder(config.path)),
-            lambda uris: digest_files(config, FolderRun(), uris),
+            config,
+            list_items(config, SourceRun(), {}),
+            lambda rows: digests(config, SourceRun(), rows),
             Wishes(**wishes),  # type: ignore[arg-type]
         )
 
@@ -56,7 +58,7 @@ class Source:
         return diff
 
     def _store(self, rows: pa.Table) -> None:
-        digests = digest_files(FolderConfig(str(self.folder)), FolderRun(), rows["uri"].to_pylist())
+        digests = digest_files(SourceConfig(str(self.folder)), SourceRun(), rows["uri"].to_pylist())
         table = pa.Table.from_pylist(
             [
                 {"image_id": item, "uri": uri, "sha256": digest, "status": "ok"}
@@ -212,7 +214,7 @@ def test_compare_after_a_kill_before_items_finds_copies_all_the_same(source: Sou
 def test_compare_leaves_out_what_was_taken_down_under_any_name(source: Source) -> None:
     content = (source.folder / "5.jpg").read_bytes()
     row = {"image_id": None, "uri_sha256": uri_digest("secret.jpg"), "size": len(content)}
-    digest = digest_files(FolderConfig(str(source.folder)), FolderRun(), ["5.jpg"])[0]
+    digest = digest_files(SourceConfig(str(source.folder)), SourceRun(), ["5.jpg"])[0]
     remember(source.corpus, pa.Table.from_pylist([row | {"sha256": digest}], schema=FORGOTTEN))
     source.write("secret.jpg", b"whatever it holds by then")
     source.write("under another name.jpg", content)

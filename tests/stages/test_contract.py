@@ -20,7 +20,9 @@ from stages.pocket.corpus import write_broken, write_pictures
 from stages.questions.files import load_questions
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import ANSWERS_COLUMN, CAPTION_COLUMN, PLAN, embedding_column, image_id
-from stages.sources.folder import FolderConfig, FolderRun, ReadFolder, list_folder, open_folder
+from stages.sources.config import SourceConfig, SourceRun
+from stages.sources.folder import ReadFolder, list_folder
+from stages.stores import open_store
 from tests.stages.unmeasured import unmeasured
 
 ENCODER = EmbedConfig("pocket:encoder")
@@ -43,7 +45,7 @@ TEXT, SIDE = pa.string(), pa.int32()
 CASES = [
     Case(
         "read",
-        lambda folder: ReadFolder(FolderConfig(str(folder)), FolderRun()),
+        lambda folder: ReadFolder(SourceConfig(str(folder)), SourceRun()),
         {"bytes": pa.large_binary(), "status": TEXT, "error": TEXT},
     ),
     Case(
@@ -91,7 +93,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def inputs(folder: Path) -> list[pa.Table]:
     """The plan rows of the folder, the same after reading, and after decoding. The bad are among the good."""
-    files = sorted(list_folder(*open_folder(str(folder))).to_pylist(), key=lambda file: file["uri"][::-1])
+    files = sorted(
+        pa.concat_tables(list_folder(open_store(str(folder)))).to_pylist(), key=lambda file: file["uri"][::-1]
+    )
     rows = [{"image_id": image_id(3, row), **file} for row, file in enumerate(files)]
     tables = [pa.Table.from_pylist(rows, schema=PLAN)]
     for case in CASES[:2]:

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
-from stages.sources.folder import FolderConfig, FolderRun, ReadFolder, list_folder, open_folder
+from stages.sources.config import SourceConfig, SourceRun
+from stages.sources.folder import ReadFolder, list_folder
+from stages.sources.listing import collect
+from stages.stores import Store, open_store
 from tests.stages.codecs.samples import encode, picture
 
 PNG = encode(picture(), "PNG")
@@ -24,8 +27,12 @@ def write(root: Path, **files: bytes) -> None:
         path.write_bytes(data)
 
 
+def rows_of(store: Store, **options: Any) -> pa.Table:
+    return collect(list_folder(store, **options))[0].select(["uri", "size", "mtime_ns"])
+
+
 def listed(root: Path, **options: Any) -> list[str]:
-    uris: list[str] = list_folder(fs.LocalFileSystem(), str(root), **options)["uri"].to_pylist()
+    uris: list[str] = rows_of(open_store(str(root)), **options)["uri"].to_pylist()
     return uris
 
 
@@ -41,7 +48,7 @@ def plan(*uris: str) -> pa.Table:
 
 
 def read(root: Path, *uris: str, **config: Any) -> list[dict[str, Any]]:
-    stage = ReadFolder(FolderConfig(str(root), **config), FolderRun(threads=2))
+    stage = ReadFolder(SourceConfig(str(root), **config), SourceRun(threads=2))
     rows: list[dict[str, Any]] = stage(plan(*uris)).to_pylist()
     return rows
 
@@ -63,7 +70,7 @@ def test_list_folder_nested_and_odd_names_come_sorted(tmp_path: Path) -> None:
 def test_list_folder_file_tells_size_and_time(tmp_path: Path) -> None:
     write(tmp_path, **{"a.jpg": b"12345"})
     os.utime(tmp_path / "a.jpg", ns=(1_000_000_007, 1_600_000_000_123_456_789))
-    (file,) = list_folder(fs.LocalFileSystem(), str(tmp_path)).to_pylist()
+    (file,) = rows_of(open_store(str(tmp_path))).to_pylist()
     assert file == {"uri": "a.jpg", "size": 5, "mtime_ns": 1_600_000_000_123_456_789}
 
 
@@ -140,19 +147,19 @@ def test_list_folder_other_file_system_lists_the_same(tmp_path: Path) -> None:
         **{"bucket/b.jpg": b"1", "bucket/a/c d.png": b"22", "bucket/hashed": PNG, "bucket/x.txt": b""},
     )
     other = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
-    here = list_folder(fs.LocalFileSystem(), str(tmp_path / "bucket"))
-    assert list_folder(other, "bucket").equals(here)
+    here = rows_of(open_store(str(tmp_path / "bucket")))
+    assert rows_of(Store(other, "bucket")).equals(here)
     assert here["uri"].to_pylist() == ["a/c d.png", "b.jpg", "hashed"]
 
 
-def test_open_folder_path_and_uri_name_the_same_folder(tmp_path: Path) -> None:
-    assert open_folder(str(tmp_path))[1] == open_folder(tmp_path.as_uri())[1] == str(tmp_path)
+def test_open_store_path_and_uri_name_the_same_folder(tmp_path: Path) -> None:
+    assert open_store(str(tmp_path)).root == open_store(tmp_path.as_uri()).root == str(tmp_path)
 
 
 def test_read_folder_rows_keep_their_order_and_columns(tmp_path: Path) -> None:
     files = {f"{name}.jpg": name.encode() * 1000 for name in "dacbe"}
     write(tmp_path, **files)
-    stage = ReadFolder(FolderConfig(str(tmp_path)), FolderRun(threads=3))
+    stage = ReadFolder(SourceConfig(str(tmp_path)), SourceRun(threads=3))
     result = stage(plan(*files))
     assert result.column_names == ["image_id", "uri", "size", "mtime_ns", "bytes", "status", "error"]
     assert result.schema.field("bytes").type == pa.large_binary()
@@ -221,7 +228,7 @@ def test_read_folder_name_of_an_archive_is_not_decompressed(tmp_path: Path) -> N
 
 
 def test_read_folder_empty_shard_keeps_its_columns(tmp_path: Path) -> None:
-    result = ReadFolder(FolderConfig(str(tmp_path)), FolderRun())(plan())
+    result = ReadFolder(SourceConfig(str(tmp_path)), SourceRun())(plan())
     assert result.column_names[-3:] == ["bytes", "status", "error"]
     assert result.num_rows == 0
 
@@ -229,7 +236,7 @@ def test_read_folder_empty_shard_keeps_its_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"path": ""}, "source.path must name a folder"),
+        ({"path": ""}, "source.path must name where"),
         (
             {"path": "x", "extensions": ("jpg",)},
             "source.extensions must be lower case and start with a dot, got 'jpg'",
@@ -240,9 +247,9 @@ def test_read_folder_empty_shard_keeps_its_columns(tmp_path: Path) -> None:
 )
 def test_config_impossible_value_names_the_key(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        FolderConfig(**values)
+        SourceConfig(**values)
 
 
 def test_run_without_threads_names_the_key() -> None:
-    with pytest.raises(ValueError, match=r"^source.threads must be at least 1, got 0$"):
-        FolderRun(threads=0)
+    with pytest.raises(ValueError, match=r"^source.how.threads must be at least 1, got 0$"):
+        SourceRun(threads=0)

@@ -1,0 +1,57 @@
+"""Which lister and which reader a kind of source has."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+
+from stages.base import Stage
+from stages.sources.config import Kind, SourceConfig, SourceRun
+from stages.sources.digest import digest_files
+from stages.sources.folder import ReadFolder, list_folder
+from stages.sources.listing import Container, Keep, Listing, collect
+from stages.stores import open_store
+
+_SLICE = 512  # rows whose bytes are held at a time
+
+
+def list_items(
+    config: SourceConfig, run: SourceRun, known: Mapping[str, Container], keep: Keep | None = None
+) -> Listing:
+    """What the source holds. `known`: containers that need not be read again while they are as they were.
+
+    Raises: FileNotFoundError, NotADirectoryError; ValueError for a source that is not what its kind wants;
+    OSError where the storage itself fails.
+    """
+    match config.kind:
+        case Kind.FOLDER:
+            return _collected(list_folder(open_store(config.path), config.extensions), keep)
+    raise ValueError(f"source.kind {config.kind.value} cannot be listed")
+
+
+def _collected(found: Iterator[pa.Table], keep: Keep | None) -> Listing:
+    rows, details, repeated = collect(found, keep)
+    notes = (f"{repeated:,} rows of the source repeat the URI of an earlier one",) if repeated else ()
+    return Listing(rows, details, notes=notes)
+
+
+def reader(config: SourceConfig, run: SourceRun) -> Stage:
+    """The stage that reads what the plan names: plan rows -> the same rows + bytes, status, error."""
+    match config.kind:
+        case Kind.FOLDER:
+            return ReadFolder(config, run)
+    raise ValueError(f"source.kind {config.kind.value} cannot be read")
+
+
+def digests(config: SourceConfig, run: SourceRun, rows: pa.Table) -> list[str | None]:
+    """Hex SHA-256 of items, in the order of the rows (uri, size, mtime_ns, `PLACE`); None for what cannot be
+    read. Raises OSError where the storage itself fails.
+    """
+    if config.kind is Kind.FOLDER:
+        return digest_files(config, run, rows["uri"].to_pylist())
+    read = reader(config, run)
+    return [
+        None if data is None else hashlib.sha256(data).hexdigest()
+        for start in range(0, len(rows), _SLICE)
+        for data in (value.as_py() for value in read(rows.slice(start, _SLICE))["bytes"])
+    ]
