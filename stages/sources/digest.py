@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pyarrow import fs
 
 from stages.sources.config import SourceConfig, SourceRun
-from stages.sources.folder import open_file
+from stages.sources.files import open_file
 from stages.stores import open_store
 
 _BLOCK = 1 << 20
