@@ -253,6 +253,6 @@ def write_parquet(corpus: Corpus, table: pa.Table, *parts: str) -> None:
     write_row_groups(corpus, [table], *parts)
 
 
-def write_row_groups(corpus: Corpus, tables: Sequence[pa.Table], *parts: str) -> None:
+def write_row_groups(corpus: Corpus, tables: Iterable[pa.Table], *parts: str) -> None:
     """As `write_parquet`: tables of one schema, one or more, a row group each."""
     corpus.write_bytes(parquet_bytes(tables, {FILE: "/".join(parts)}), *parts)

@@ -8,8 +8,9 @@ reader looks, lies a seal: 8 bytes of magic, the sha256 of all bytes before it, 
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any
 
 import pyarrow as pa
@@ -61,11 +62,12 @@ def parquet_writer(stream: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def parquet_bytes(row_groups: Sequence[pa.Table], metadata: Mapping[str, str] | None = None) -> bytes:
+def parquet_bytes(row_groups: Iterable[pa.Table], metadata: Mapping[str, str] | None = None) -> bytes:
     """A sealed Parquet file of tables of one schema, one or more; each becomes a row group."""
-    sink = io.BytesIO()
-    with parquet_writer(sink, row_groups[0].schema.with_metadata(metadata)) as writer:
-        for table in row_groups:
+    sink, tables = io.BytesIO(), iter(row_groups)
+    first = next(tables)
+    with parquet_writer(sink, first.schema.with_metadata(metadata)) as writer:
+        for table in chain([first], tables):
             writer.write_table(table.replace_schema_metadata(metadata), max(len(table), 1))
     seal(sink)
     return sink.getvalue()

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines import journal
 from pipelines.changes import Change, read_changes, tombstones, without
-from pipelines.corpus import FILE, Corpus
+from pipelines.corpus import Corpus, write_row_groups
 from stages.index.vectors import Ids
 from stages.schemas import PLACE, PLAN, ROW_BITS, SHARD_ROWS, TOLD, shard_of
 from stages.sources.listing import Details
@@ -201,18 +201,18 @@ def _addressed(rows: pa.Table, starts: Sequence[int], first_shard: int) -> pa.Ta
 
 
 def _write(corpus: Corpus, shards: Sequence[pa.Table], details: Details) -> None:
-    """What the source says of items is read for a shard at a time: all of it may be gigabytes."""
     parts = [shards[start : start + SHARDS_PER_FILE] for start in range(0, len(shards), SHARDS_PER_FILE)]
     names = [journal.next_file(corpus, NAME, ahead) for ahead in range(len(parts))]
     for name, part in zip(names, parts, strict=True):
-        stamp = {FILE: f"{NAME}/{name}"}
-        with corpus.writing_parquet(PLAN, NAME, name, metadata=stamp) as writer:
-            for rows in part:
-                told = details.read(rows["detail"].combine_chunks())
-                for field in TOLD:
-                    rows = rows.append_column(field, told[field.name])
-                planned = rows.select(PLAN.names).cast(PLAN)
-                writer.write_table(planned.replace_schema_metadata(stamp))
+        write_row_groups(corpus, (_planned(rows, details) for rows in part), NAME, name)
+
+
+def _planned(rows: pa.Table, details: Details) -> pa.Table:
+    """With what the source says of the items, read a shard at a time: all of it may be gigabytes."""
+    told = details.read(rows["detail"].combine_chunks())
+    for field in TOLD:
+        rows = rows.append_column(field, told[field.name])
+    return rows.select(PLAN.names).cast(PLAN)
 
 
 def ipc_bytes(table: pa.Table) -> bytes:

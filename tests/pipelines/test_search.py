@@ -88,6 +88,13 @@ def _embed(files: Sequence[Path], what: EmbedConfig) -> pa.Table:
     return EmbedImages(what, EmbedRun(), "view")(decode(table))
 
 
+def _told(rows: pa.Table) -> pa.Table:
+    """As rows of a plan, whose source says nothing."""
+    for field in schemas.TOLD:
+        rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows
+
+
 def _write(corpus: Corpus, rows: pa.Table, what: EmbedConfig) -> None:
     captions = [f"a photo of {uri}" if status == "ok" else None for uri, status in _of(rows, "uri", "status")]
     empty = {"finish_reason": None, "prompt_tokens": None, "completion_tokens": None}
@@ -101,7 +108,7 @@ def _write(corpus: Corpus, rows: pa.Table, what: EmbedConfig) -> None:
         "encoder": {"weights": weights_digest(Path(what.model))},
     }
     tables = {
-        "items": dataset_rows(rows, Output("items", schemas.ITEMS)),
+        "items": dataset_rows(_told(rows), Output("items", schemas.ITEMS)),
         "embeddings/tiny": dataset_rows(
             rows, Output("embeddings/tiny", schemas.embeddings(dim), "embedding")
         ),

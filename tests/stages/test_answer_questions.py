@@ -147,7 +147,7 @@ def test_group_is_answered_from_all_its_pictures() -> None:
     a, b, c = pictures()
     rows = shard(
         [a, b, c],
-        metadata=pa.array([{"camera": "x", "time": time} for time in (2, 1, 3)]),
+        metadata=pa.array([f'{{"camera": "x", "time": {time}}}' for time in (2, 1, 3)]),
         group=pa.array([None, [11, 10, 12], None], pa.list_(pa.int64())),
         guest=pa.array([False, False, True]),
     )
@@ -162,7 +162,7 @@ def test_group_is_answered_from_all_its_pictures() -> None:
 def test_values_reach_the_model_in_their_fences() -> None:
     rows = shard(
         caption=pa.array([{"caption": "a cat", "status": "ok"}] * 3, CAPTION_COLUMN),
-        metadata=pa.array([{"sku": 7}, {"sku": None}, {"sku": 9}]),
+        metadata=pa.array(['{"sku": 7}', '{"sku": null}', '{"sku": 9}']),
     )
     found = answers(rows, Question("a", "is {caption} number {metadata.sku}?"))
     assert [own[0]["question"] for own in found] == [

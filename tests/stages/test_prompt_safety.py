@@ -1,5 +1,6 @@
 """What stands in a picture, a caption or a table is data: it changes no other row and no configuration."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -73,7 +74,7 @@ def shard(images: Sequence[Image], captions: Sequence[str], sellers: Sequence[st
             "error": pa.nulls(len(images), pa.string()),
             view_column("v"): pack_views(images),
             "caption": pa.array(described, CAPTION_COLUMN),
-            "metadata": pa.array([{"seller": seller} for seller in sellers]),
+            "metadata": pa.array([json.dumps({"seller": seller}) for seller in sellers]),
         }
     )
 
