@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.changes import Change, gone, record
+from pipelines.changes import CHANGES, Change, gone, record
 from pipelines.corpus import Corpus
-from pipelines.plan import NEW, extend, planned_shards, read_planned
+from pipelines.plan import NEW, extend, planned_rows, planned_shards, read_planned
 from stages.schemas import SHARD_ROWS, row_of, shard_of
+from stages.sources.listing import Details, found_rows
 
 
 def _new(numbers: Iterable[int], digest: str | None = None) -> pa.Table:
@@ -78,3 +79,47 @@ def test_extend_after_the_last_shard_is_gone_never_uses_its_ids_again(corpus: Co
     corpus.filesystem.delete_dir(corpus.path("plan"))
     extend(corpus, _new(range(2)))
     assert [planned.shard for planned in planned_shards(corpus)] == [1]
+
+
+def test_extend_keeps_what_the_source_says_of_fresh_items_and_of_copies(corpus: Corpus) -> None:
+    details, new = Details(), pa.concat_tables([_new(range(3)), _new(range(3, 5), "aa")])
+    said = [f'{{"number": {number}}}' for number in range(5)]
+    found = found_rows(uri=new["uri"], size=new["size"], mtime_ns=new["mtime_ns"], metadata=said)
+    new = new.set_column(new.column_names.index("detail"), "detail", details.add(found))
+    extend(corpus, new.take(pa.array([4, 3, 2, 1, 0])), details)
+    rows = pa.concat_tables(read_planned(corpus, planned) for planned in planned_shards(corpus))
+    assert dict(zip(rows["uri"].to_pylist(), rows["metadata"].to_pylist(), strict=True)) == dict(
+        zip(new["uri"].to_pylist(), said, strict=True)
+    )
+
+
+def _touch(item: int, position: int) -> dict[str, object]:
+    place = {"container": "b.tar", "position": position, "size": 9, "mtime_ns": position}
+    return {"image_id": item, "change": Change.TOUCHED.value, **place}
+
+
+def test_read_planned_item_that_was_found_elsewhere_since_is_at_its_last_place(corpus: Corpus) -> None:
+    extend(corpus, _new(range(SHARD_ROWS + 2)))
+    for rows in ([_touch(1, 100), _touch(SHARD_ROWS << 11, 7)], [_touch(1, 200)]):
+        record(corpus, pa.Table.from_pylist(rows, schema=CHANGES))
+    first, second = (read_planned(corpus, planned).to_pylist() for planned in planned_shards(corpus))
+    assert [(row["container"], row["position"]) for row in first[:3]] == [
+        (None, None),
+        ("b.tar", 200),
+        (None, None),
+    ]
+    assert (first[1]["uri"], first[1]["size"], first[1]["mtime_ns"]) == ("00001.jpg", 9, 200)
+    assert [row["position"] for row in second] == [7, None]
+
+
+def test_planned_rows_come_in_the_order_asked_and_not_for_what_is_gone(corpus: Corpus) -> None:
+    extend(corpus, _new(range(SHARD_ROWS + 2)))
+    last = planned_shards(corpus)[1].shard << 20
+    assert planned_rows(corpus, [last + 1, 3, 3])["uri"].to_pylist() == [
+        "00513.jpg",
+        "00003.jpg",
+        "00003.jpg",
+    ]
+    record(corpus, gone([3], Change.DELETED))
+    with pytest.raises(KeyError, match="3"):
+        planned_rows(corpus, [2, 3])
