@@ -47,6 +47,7 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
     if config.dry_run:
         seen = preview(config)
         screen.print(terminal.forecast(seen.images, seen.rows, seen.seconds))
+        _print_notes(screen, seen.notes)
         return 0
     night = nightly(config, screen)
     if night.report is None:
@@ -65,7 +66,7 @@ def _nightly(config: NightlyConfig, screen: Console) -> int:
 
 def _print_notes(screen: Console, notes: Sequence[str]) -> None:
     for note in notes:
-        screen.print(note, soft_wrap=True)
+        screen.print(Text(legible(note)), soft_wrap=True)
 
 
 def _preview(config: PreviewConfig, screen: Console) -> int:

@@ -16,12 +16,14 @@ from pipelines.source_diff import SourceDiff
 class Forecast:
     """Images by what became of them, and the rows that each dataset misses, new images included.
 
-    `seconds`: at the rate of the last run that worked on anything; None where there was none.
+    `seconds`: at the rate of the last run that worked on anything; None where there was none. `notes`: what
+    is odd about the source.
     """
 
     images: Mapping[str, int]
     rows: Mapping[str, int]
     seconds: float | None
+    notes: tuple[str, ...] = ()
 
 
 def forecast(
@@ -38,7 +40,7 @@ def forecast(
         rows[name] = missing + len(diff.new)
     rate = _last_rate(corpus)
     most = max(rows.values(), default=0)
-    return Forecast(images, rows, most / rate if rate else None)
+    return Forecast(images, rows, most / rate if rate else None, diff.notes)
 
 
 def _last_rate(corpus: Corpus) -> float | None:

@@ -57,7 +57,7 @@ class Night:
         planned = {shard.shard for shard in planned_shards(corpus)}
         done = Counter({name: len(planned.intersection(corpus.shards(name))) for name in wanted})
         tally = Tally(dict.fromkeys(wanted, len(planned)), done)
-        return cls(config, corpus, wanted, diff, tally, known)
+        return cls(config, corpus, wanted, diff, tally, known, notes=list(diff.notes))
 
     @property
     def items(self) -> int:
