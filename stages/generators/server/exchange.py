@@ -1,7 +1,6 @@
 """One body to the server and its reply back: limits, attempts, pauses, and what a status code means."""
 
 import asyncio
-import email.utils
 import itertools
 import json
 import os
@@ -19,12 +18,12 @@ from stages.generators.config import ServerRun
 from stages.generators.limits import Grant, Usage, shared
 from stages.generators.protocol import GenerationError, clean
 from stages.generators.server.replies import MalformedReply, parse, usage_of
+from stages.pauses import pause_after, retry_after
 
 if TYPE_CHECKING:
     import httpx2
 
 _T = TypeVar("_T")
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _PROBE_S = 10.0
 _ERROR_CHARS = 300
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -104,7 +103,7 @@ class Exchange:
                 except (_Passing, MalformedReply) as error:
                     failure = error
             after_s = getattr(failure, "after_s", None)
-            pause = after_s * random.uniform(1, 1.1) if after_s else _pause(attempt)
+            pause = after_s * random.uniform(1, 1.1) if after_s else pause_after(attempt)
             if time.monotonic() + pause >= ends:
                 tries = f"{attempt} attempts" if attempt > 1 else "1 attempt"
                 raise Unanswered(f"no answer in {tries} and {self._run.deadline_s:g} s, at last: {failure}")
@@ -237,24 +236,3 @@ def _said(response: "httpx2.Response") -> str:
         case {"message": str(text)}:
             return text
     return json.dumps(body)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, out of a Retry-After of either form (RFC 9110, 10.2.3); None without one."""
-    value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        date = email.utils.parsedate_tz(value)
-        if date is None:
-            return None
-        seconds = email.utils.mktime_tz(date) - time.time()
-    return max(seconds, 0.0) if seconds == seconds else None
-
-
-def _pause(attempt: int) -> float:
-    """Twice as long after each attempt, and no two workers alike."""
-    longest: float = min(_FIRST_PAUSE_S * 2 ** min(attempt - 1, 16), _LONGEST_PAUSE_S)
-    return longest * random.uniform(0.5, 1)

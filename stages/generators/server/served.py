@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+from stages.background import Background
 from stages.generators.config import GeneratorConfig, GeneratorRun, Sees, ServerConfig, ServerRun
 from stages.generators.limits import Usage
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
-from stages.generators.server.background import Background
 from stages.generators.server.exchange import Exchange, Refused, Reply, Unanswered
 from stages.generators.server.messages import body_of, lacks
 from stages.generators.server.replies import result_of

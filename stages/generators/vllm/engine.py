@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.background import Background
 from stages.checkpoints import ModelLoadError, loading, resolve
 from stages.generators.config import EngineRun, GeneratorConfig, GeneratorRun, Quantization
 from stages.generators.local.prompts import PromptRenderer
 from stages.generators.protocol import FailedRequest, GenerationError, Request, Result
-from stages.generators.server.background import Background
 from stages.generators.vllm.requests import engine_prompt, result_of, sampling_params
 from stages.schemas import Status
 

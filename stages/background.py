@@ -15,7 +15,7 @@ class Background:
 
     def __init__(self, at_end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_work, args=(self._loop,), name="server client", daemon=True)
+        self._thread = threading.Thread(target=_work, args=(self._loop,), name="event loop", daemon=True)
         self._thread.start()
         self._end = weakref.finalize(self, _end, self._loop, at_end)
 

@@ -1,0 +1,346 @@
+"""Objects of real servers on loopback, of which most misbehave."""
+
+import asyncio
+import gzip
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from stages.schemas import Status
+from stages.sources.config import HttpRun, Kind, SourceConfig, SourceRun
+from stages.sources.http import HttpReader
+from stages.sources.outcome import Outcome
+from tests.stages.sources.misbehaving_server import (
+    Asked,
+    Handler,
+    Server,
+    after,
+    in_turn,
+    nothing,
+    reply,
+    reset,
+    says,
+)
+
+QUICK = HttpRun(timeout_s=5, connect_timeout_s=2, retries=1)
+
+
+@contextmanager
+def _reading(run: HttpRun = QUICK, max_bytes: int = 2**20) -> Iterator[HttpReader]:
+    config = SourceConfig("list.csv", Kind.LIST, max_bytes=max_bytes, allow_private=True)
+    reader = HttpReader(config, SourceRun(http=run))
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _read(url: str, handlers: dict[str, Handler], run: HttpRun = QUICK, **how: Any) -> tuple[Outcome, Server]:
+    with Server(handlers) as server, _reading(run, **how) as reader:
+        return reader.read([url if "://" in url else server.url(url)])[0], server
+
+
+def _one(handler: Handler, run: HttpRun = QUICK, **how: Any) -> Outcome:
+    return _read("/it", {"it": handler}, run, **how)[0]
+
+
+def _refusing_port() -> int:
+    with socket.socket() as once:
+        once.bind(("127.0.0.1", 0))
+        return int(once.getsockname()[1])
+
+
+def test_read_many_objects_of_one_server_gives_bytes_in_order_over_few_connections() -> None:
+    async def echo(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(body=asked.path.encode()))
+
+    with Server({"of": echo}) as server, _reading(HttpRun(per_host=4)) as reader:
+        paths = [f"/of/{number}" for number in range(100)]
+        for _ in range(2):
+            outcomes = reader.read([server.url(path) for path in paths])
+            assert [outcome.data for outcome in outcomes] == [path.encode() for path in paths]
+    assert server.seen.connections <= 4
+    assert server.seen.most_at_a_time <= 4
+
+
+def test_read_by_two_threads_at_once_shares_the_limits() -> None:
+    with Server({"it": after(0.02, reply(body=b"bytes"))}) as server, _reading(HttpRun(per_host=3)) as reader:
+        urls = [server.url(f"/it/{number}") for number in range(20)]
+        with ThreadPoolExecutor(2) as pool:
+            both = list(pool.map(reader.read, [urls, urls]))
+    assert [outcome.data for read in both for outcome in read] == [b"bytes"] * 40
+    assert server.seen.most_at_a_time == 3
+
+
+def test_read_more_than_concurrency_allows_waits() -> None:
+    slow = after(0.02, reply(body=b"bytes"))
+    with Server({"it": slow}) as one, _reading(HttpRun(concurrency=2, per_host=8)) as reader:
+        outcomes = reader.read([one.url(f"/it/{number}") for number in range(10)])
+    assert all(outcome.data == b"bytes" for outcome in outcomes)
+    assert one.seen.most_at_a_time == 2
+
+
+def test_read_with_a_silent_host_among_them_does_not_keep_another_waiting() -> None:
+    run = HttpRun(concurrency=16, per_host=4, timeout_s=4, retries=0)
+    came, all_came = list[str](), threading.Event()
+
+    async def good(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply(body=b"bytes"))
+        came.append(asked.path)
+        if len(came) == 300:
+            all_came.set()
+
+    with Server({"it": nothing}) as silent, Server({"it": good}) as other, _reading(run) as reader:
+        urls = [url for number in range(300) for url in (silent.url("/it"), other.url(f"/it/{number}"))]
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(reader.read, urls)
+            assert all_came.wait(3)  # before the first object of the silent host is given up
+            outcomes = reading.result()
+    assert [outcome.data for outcome in outcomes] == [None, b"bytes"] * 300
+
+
+def test_read_from_a_host_that_never_answers_gives_up_on_its_other_objects() -> None:
+    run = HttpRun(timeout_s=0.5, retries=0, per_host=4)
+    with Server({"it": nothing}) as silent, _reading(run) as reader:
+        start = time.monotonic()
+        outcomes = reader.read([silent.url(f"/it/{number}") for number in range(1000)])
+        assert time.monotonic() - start < 10
+    assert {outcome.status for outcome in outcomes} == {Status.MISSING}
+    assert len(silent.seen.asked) < 20
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [(404, "404"), (410, "410"), (401, "401"), (403, "403"), (451, "451"), (418, "418"), (304, "304")],
+)
+def test_read_refused_is_missing_with_the_status_and_asked_once(status: int, word: str) -> None:
+    outcome, server = _read("/it", {"it": says(reply(status, b"<html>" * 10))})
+    assert (outcome.data, outcome.status) == (None, Status.MISSING)
+    assert word in (outcome.error or "")
+    assert len(server.seen.asked) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_read_refused_for_the_moment_is_asked_again(status: int) -> None:
+    again = in_turn(says(reply(status)), says(reply(body=b"bytes")))
+    assert _one(again).data == b"bytes"
+
+
+def test_read_refused_for_ever_is_missing_with_the_last_status() -> None:
+    outcome, server = _read("/it", {"it": says(reply(503))})
+    assert outcome.status == Status.MISSING
+    assert "503" in (outcome.error or "")
+    assert len(server.seen.asked) == 2
+
+
+def test_read_with_retry_after_comes_back_then() -> None:
+    asked: list[float] = []
+
+    async def once(one: Asked, writer: asyncio.StreamWriter) -> None:
+        asked.append(time.monotonic())
+        writer.write(reply(429, retry_after="1") if one.number == 0 else reply(body=b"bytes"))
+
+    assert _one(once).data == b"bytes"
+    assert asked[1] - asked[0] >= 1
+
+
+def test_read_with_retry_after_beyond_the_time_of_an_object_ends_at_once() -> None:
+    start = time.monotonic()
+    assert "429" in (_one(says(reply(429, retry_after="3600"))).error or "")
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(nothing, id="no headers"),
+        pytest.param(after(0.1, *[b"HTTP/1.1 200 OK\r\n", *[b"x: y\r\n"] * 100]), id="headers that drip"),
+        pytest.param(
+            after(0.1, reply(content_length="100").removesuffix(b"0"), *[b"."] * 100), id="body that drips"
+        ),
+        pytest.param(says(reply(content_length="100")), id="no body"),
+    ],
+)
+def test_read_that_takes_too_long_ends_in_time(handler: Handler) -> None:
+    start = time.monotonic()
+    outcome = _one(handler, HttpRun(timeout_s=1, retries=3))
+    assert time.monotonic() - start < 3
+    assert (outcome.data, outcome.status) == (None, Status.MISSING)
+
+
+def test_read_from_a_connection_that_fell_silent_is_asked_on_another() -> None:
+    again = in_turn(nothing, says(reply(body=b"bytes")))
+    assert _one(again, HttpRun(timeout_s=4, retries=1)).data == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(reset, id="reset"),
+        pytest.param(says(b"HTTP/1.1 200 OK\r\n", then_hang_up=True), id="within headers"),
+        pytest.param(says(reply(body=b"half", content_length="8"), then_hang_up=True), id="within the body"),
+        pytest.param(says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), id="no HTTP"),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhalf"), id="chunks of nonsense"
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\nhalf", then_hang_up=True),
+            id="within a chunk",
+        ),
+        pytest.param(
+            says(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 300_000, then_hang_up=True), id="endless header"
+        ),
+    ],
+)
+def test_read_that_breaks_off_is_asked_again_and_then_missing(handler: Handler) -> None:
+    assert _one(in_turn(handler, says(reply(body=b"bytes")))).data == b"bytes"
+    outcome = _one(handler)
+    assert (outcome.data, outcome.status) == (None, Status.MISSING)
+    assert outcome.error
+    assert "127.0.0.1" not in outcome.error
+
+
+def test_read_without_a_length_ends_with_the_connection() -> None:
+    assert _one(says(b"HTTP/1.1 200 OK\r\n\r\nbytes", then_hang_up=True)).data == b"bytes"
+
+
+@pytest.mark.parametrize("body", [reply(), reply(204)])
+def test_read_empty_body_is_empty(body: bytes) -> None:
+    outcome = _one(says(body))
+    assert (outcome.data, outcome.status) == (None, Status.EMPTY)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def _endless(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    writer.write(CHUNKED)
+    while True:
+        writer.write(b"10000\r\n" + b"." * 65536 + b"\r\n")
+        await writer.drain()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(says(reply(content_length=str(10**12))), id="said so"),
+        pytest.param(says(reply(content_length="9" * 20)), id="beyond all numbers"),
+        pytest.param(says(reply(body=b"." * 1001)), id="one byte more"),
+        pytest.param(_endless, id="without an end"),
+    ],
+)
+def test_read_larger_than_allowed_is_too_large_and_given_up(handler: Handler) -> None:
+    outcome = _one(handler, max_bytes=1000)
+    assert (outcome.data, outcome.status) == (None, Status.TOO_LARGE)
+
+
+def test_read_exactly_as_large_as_allowed_is_read() -> None:
+    assert _one(says(reply(body=b"." * 1000)), max_bytes=1000).data == b"." * 1000
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(b"bytes")),
+        ("x-gzip", gzip.compress(b"bytes")),
+        ("deflate", zlib.compress(b"bytes")),
+    ],
+)
+def test_read_compressed_unasked_is_decompressed(encoding: str, packed: bytes) -> None:
+    outcome, server = _read("/it", {"it": says(reply(body=packed, content_encoding=encoding))})
+    assert outcome.data == b"bytes"
+    assert server.seen.asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_read_gzip_bomb_is_too_large() -> None:
+    bomb = gzip.compress(bytes(100 * 2**20))
+    assert len(bomb) < 2**20
+    assert _one(says(reply(body=bomb, content_encoding="gzip"))).status == Status.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("gzip", b"bytes"), ("gzip", gzip.compress(b"bytes")[:-9]), ("br", b"bytes"), ("gzip, gzip", b"bytes")],
+)
+def test_read_compressed_wrongly_is_missing(encoding: str, body: bytes) -> None:
+    outcome = _one(says(reply(body=body, content_encoding=encoding)))
+    assert (outcome.data, outcome.status) == (None, Status.MISSING)
+
+
+def test_read_with_what_is_no_encoding_gives_the_bytes() -> None:
+    assert _one(says(reply(body=b"bytes", content_encoding="utf-8"))).data == b"bytes"
+
+
+def test_read_redirected_follows_relative_and_absolute_locations() -> None:
+    with Server({"it": says(reply(body=b"bytes"))}) as other:
+        handlers = {
+            "a": says(reply(301, b"moved", location="b?x=1#part")),
+            "b": says(reply(307, location=other.url("/it"))),
+        }
+        assert _read("/a", handlers)[0].data == b"bytes"
+
+
+def test_read_redirected_for_ever_is_missing_after_the_bound() -> None:
+    outcome, server = _read("/a", {"a": says(reply(302, location="/a"))}, HttpRun(max_redirects=3))
+    assert outcome.status == Status.MISSING
+    assert len(server.seen.asked) == 4
+
+
+@pytest.mark.parametrize(
+    "location", ["file:///etc/passwd", "ftp://host/it", "gopher://host/", "http://", "http://[", "//:99999"]
+)
+def test_read_redirected_to_what_is_no_http_is_missing(location: str) -> None:
+    assert _one(says(reply(302, location=location))).status == Status.MISSING
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http:///it", "https://[::1", "ftp://h/x", "it.jpg", "http://h:99999/"]
+)
+def test_read_what_is_no_url_is_missing(url: str) -> None:
+    with _reading() as reader:
+        assert reader.read([url])[0].status == Status.MISSING
+
+
+def test_read_with_a_password_sends_it_to_that_server_only_and_never_says_it() -> None:
+    with Server({"it": says(reply(404))}) as other:
+        handlers = {"a": says(reply(302, location="/b")), "b": says(reply(302, location=other.url("/it")))}
+        with Server(handlers) as server, _reading() as reader:
+            url = server.url("/a").replace("://", "://user:p%40ss@")
+            outcome = reader.read([url])[0]
+    assert [one.headers.get("authorization") for one in server.seen.asked] == ["basic dxnlcjpwqhnz"] * 2
+    assert "authorization" not in other.seen.asked[0].headers
+    assert "ss" not in (outcome.error or "").replace("missing", "")
+
+
+def test_read_sends_no_cookies_and_its_name() -> None:
+    again = in_turn(says(reply(302, location="/it", set_cookie="a=b")), says(reply(body=b"bytes")))
+    _, server = _read("/it", {"it": again})
+    assert "cookie" not in server.seen.asked[1].headers
+    assert server.seen.asked[1].headers["user-agent"].startswith("darkroom/")
+
+
+def test_read_takes_no_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{_refusing_port()}")
+    assert _one(says(reply(body=b"bytes"))).data == b"bytes"
+
+
+def test_read_from_where_nobody_listens_is_missing() -> None:
+    with _reading() as reader:
+        outcome = reader.read([f"http://127.0.0.1:{_refusing_port()}/it"])[0]
+    assert outcome.status == Status.MISSING
+    assert "refuses" in (outcome.error or "")
+
+
+def test_read_https_from_a_server_without_tls_is_missing() -> None:
+    with Server({"it": says(reply(body=b"bytes"))}) as server, _reading() as reader:
+        outcome = reader.read([server.url("/it").replace("http:", "https:")])[0]
+    assert outcome.status == Status.MISSING
+    assert "TLS" in (outcome.error or "")
