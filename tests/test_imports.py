@@ -47,6 +47,7 @@ LAYERS = [
         "shards",
         "pages",
         "index.rates",
+        "condition",
     },
     {"chart"},
     {"files", "identity", "report", "terminal", "recorder", "index.costs"},
