@@ -12,7 +12,7 @@ from pipelines.corpus import Corpus
 from pipelines.plan import PlannedShard, read_planned
 from pipelines.stream import Copies, Flow, Given, Output, ShardResult, commit, with_copies
 from stages import schemas
-from stages.schemas import ROW_BITS, Status
+from stages.schemas import ROW_BITS, TOLD, Status
 
 ITEMS = "items"
 
@@ -104,11 +104,11 @@ def _copies(corpus: Corpus, rows: pa.Table, output: Output) -> pa.Table:
     values = _values(corpus, rows["reused_from"].combine_chunks(), output)
     place = pa.table({"origin": values["image_id"], "place": np.arange(len(values))})
     # Several items may share an origin, and an origin may have several rows: every item takes all of them.
-    pairs = rows.select(["image_id", "uri", "reused_from"]).join(
-        place, keys="reused_from", right_keys="origin", join_type="inner"
-    )
+    own = ["image_id", "uri", "reused_from", *TOLD.names]
+    pairs = rows.select(own).join(place, keys="reused_from", right_keys="origin", join_type="inner")
     taken = values.take(pairs["place"])
-    for name in {"image_id", "uri", "reused_from"} & set(taken.column_names):
+    # Equal bytes need not have the same name, caption or metadata.
+    for name in own if output.dataset == ITEMS else own[:1]:
         taken = taken.set_column(taken.column_names.index(name), output.schema.field(name), pairs[name])
     return taken
 
