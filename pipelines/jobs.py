@@ -8,6 +8,7 @@ from pipelines.composition import REQUIRED
 from pipelines.flow import ClusterConfig
 from pipelines.stream import Actors
 from pipelines.tracking import TrackingConfig
+from pipelines.where import Keep
 from stages.caption import CaptionConfig
 from stages.decode import DecodeConfig, DecodeRun
 from stages.embed import EmbedConfig, EmbedRun
@@ -26,6 +27,11 @@ class Source(SourceConfig):
 
     path: str = REQUIRED
     how: SourceRun = field(default_factory=SourceRun)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.where is not None:
+            Keep(self.where)
 
     @property
     def what(self) -> SourceConfig:

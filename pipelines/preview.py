@@ -32,7 +32,7 @@ from stages.generators.known import CAPTION
 from stages.questions.files import load_questions
 from stages.questions.plan import QuestionPlan
 from stages.resize import Policy, ResizeConfig
-from stages.schemas import Status
+from stages.schemas import TOLD, Status
 from stages.sources.kinds import reader
 from stages.sources.listing import Listing
 
@@ -109,18 +109,24 @@ def _plan(config: PreviewConfig) -> QuestionPlan:
     except ValueError as error:
         raise ConfigError(f"questions: {error}") from error
     needs = plan.needs
-    if needs.tags or needs.texts or needs.metadata or needs.group:
-        raise ConfigError("questions must read no tags, texts, metadata or groups: a preview knows none")
+    if needs.tags or needs.texts or needs.group:
+        raise ConfigError("questions must read no tags, texts or groups: a preview knows none")
     return plan
 
 
 def _chosen(config: PreviewConfig, listing: Listing) -> pa.Table:
-    """`n` rows of the source by chance, in its order."""
-    if not listing.items:
-        raise ConfigError(f"source.path: {config.source.path} holds no image")
+    """`n` rows of the source by chance, in its order, of those that meet `source.where`; and what it says."""
+    wanted = np.flatnonzero(listing.rows["wanted"].to_numpy())
+    if not len(wanted):
+        met = f" that meets source.where ({config.source.where})" if listing.items else ""
+        raise ConfigError(f"source.path: {config.source.path} holds no image{met}")
     generator = np.random.default_rng(config.seed)
-    rows = np.sort(generator.choice(listing.items, min(config.n, listing.items), replace=False))
-    return listing.rows.take(rows).append_column("image_id", pa.array(rows, pa.int64()))
+    rows = np.sort(generator.choice(wanted, min(config.n, len(wanted)), replace=False))
+    chosen = listing.rows.take(rows).append_column("image_id", pa.array(rows, pa.int64()))
+    told = listing.details.read(chosen["detail"].combine_chunks())
+    for name in TOLD.names:
+        chosen = chosen.append_column(name, told[name])
+    return chosen
 
 
 def _decoded(config: PreviewConfig, files: pa.Table, tasks: Sequence[_Task]) -> pa.Table:

@@ -43,8 +43,9 @@ class Wishes:
 class SourceDiff:
     """What a night has to take up. `new`: schema `plan.NEW`, by URI; `changes`: schema `CHANGES`.
 
-    `known`: items of the corpus before; `banned`: files left out because they were taken down. `details`:
-    what `detail` of new rows numbers. `containers`: those taken up as a whole, schema `CONTAINERS`.
+    `known`: items of the corpus before; `banned`: files left out because they were taken down; `unwanted`:
+    because they do not meet `source.where`, of what was listed this time. `details`: what `detail` of new
+    rows numbers. `containers`: those taken up as a whole, schema `CONTAINERS`.
     """
 
     new: pa.Table
@@ -54,6 +55,7 @@ class SourceDiff:
     details: Details
     containers: pa.Table
     notes: tuple[str, ...] = ()
+    unwanted: int = 0
 
     def count(self, change: Change) -> int:
         return pc.sum(pc.equal(self.changes["change"], change.value)).as_py() or 0
@@ -72,6 +74,7 @@ class SourceDiff:
             "deleted": self.count(Change.DELETED),
             "tried again": self.count(Change.RETRIED),
             "left out because they were taken down": self.banned,
+            "left out by source.where": self.unwanted,
             "share the values of an identical one": self.copies,
         }
 
@@ -101,7 +104,8 @@ def compare(
     rows = pa.concat_tables([listing.rows, _unchanged(items, listing.unchanged)])
     listed = _held(rows.sort_by("uri"), items)
     found, touched = _look_again(corpus, listed, digest)
-    found = found.filter(pc.or_(found["wanted"], pc.is_valid(found["image_id"])))
+    wanted = found.filter(pc.or_(found["wanted"], pc.is_valid(found["image_id"])))
+    unwanted, found = len(found) - len(wanted), wanted
     allowed = found.filter(pc.invert(forgotten.has_uri(found["uri"])))
     taken = allowed.slice(0, wishes.limit)
     known = planned.filter(pc.invert(planned["forgotten"]))
@@ -139,6 +143,7 @@ def compare(
         details=listing.details,
         containers=taken_up(source, whole, stays["container"]),
         notes=listing.notes,
+        unwanted=unwanted,
     )
 
 

@@ -13,6 +13,7 @@ from pipelines.index.texts import read_texts
 from pipelines.jobs import NightlyConfig, Source
 from pipelines.product import Product
 from pipelines.source_diff import SourceDiff, Wishes, compare, planned_items
+from pipelines.where import Keep
 from stages.index.blas import check_installed
 from stages.index.choice import choose_factory
 from stages.sources.kinds import digests, list_items
@@ -24,8 +25,9 @@ def list_source(source: Source, known: Mapping[str, Container] | None = None) ->
 
     Raises: ConfigError where it cannot be listed.
     """
+    keep = None if source.where is None else Keep(source.where)
     try:
-        return list_items(source.what, source.how, known or {})
+        return list_items(source.what, source.how, known or {}, keep)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ConfigError(f"source.path: {error}") from error
 

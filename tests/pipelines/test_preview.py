@@ -154,7 +154,7 @@ def test_preview_writes_the_page_and_nothing_else(
         (["captioners=/no/such/folder"], 1, "/no/such/folder"),
         (["captioner=none"], 2, "at least one must be set"),
         (["answerer=pocket"], 2, "set questions"),
-        (['questions=["{metadata.title}?"]'], 2, "a preview knows none"),
+        (['questions=["{tags}?"]'], 2, "a preview knows none"),
         (["captioners=openai_caption"], 2, "a preview has captions, of captioners before it"),
         (["source.path=/no/such/folder"], 2, "source folder /no/such/folder does not exist"),
         (["out=/no/such/folder/page.html", "n=1"], 1, "/no/such/folder/page.html"),
