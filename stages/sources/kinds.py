@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -10,6 +11,8 @@ from stages.sources.config import Kind, SourceConfig, SourceRun
 from stages.sources.digest import digest_files
 from stages.sources.folder import ReadFolder, list_folder
 from stages.sources.listing import Container, Keep, Listing, collect
+from stages.sources.parquet import ParquetFound, ReadParquet, holds_uris, list_parquet
+from stages.sources.uris import ListFound, ReadUris, list_uris
 from stages.stores import open_store
 
 _SLICE = 512  # rows whose bytes are held at a time
@@ -26,7 +29,26 @@ def list_items(
     match config.kind:
         case Kind.FOLDER:
             return _collected(list_folder(open_store(config.path), config.extensions), keep)
+        case Kind.PARQUET if not holds_uris(config):
+            return _parquet(config, run, known, keep)
+        case Kind.PARQUET | Kind.LIST:
+            return _uris(config, run, keep)
     raise ValueError(f"source.kind {config.kind.value} cannot be listed")
+
+
+def _parquet(
+    config: SourceConfig, run: SourceRun, known: Mapping[str, Container], keep: Keep | None
+) -> Listing:
+    found = ParquetFound()
+    listing = _collected(list_parquet(config, run, known, found), keep)
+    unchanged = tuple(one.name for one in found.unchanged)
+    return replace(listing, read=tuple(found.read), unchanged=unchanged, notes=listing.notes + found.notes)
+
+
+def _uris(config: SourceConfig, run: SourceRun, keep: Keep | None) -> Listing:
+    found = ListFound()
+    listing = _collected(list_uris(config, run, found), keep)
+    return replace(listing, notes=listing.notes + tuple(found.notes))
 
 
 def _collected(found: Iterator[pa.Table], keep: Keep | None) -> Listing:
@@ -40,6 +62,10 @@ def reader(config: SourceConfig, run: SourceRun) -> Stage:
     match config.kind:
         case Kind.FOLDER:
             return ReadFolder(config, run)
+        case Kind.PARQUET:
+            return ReadParquet(config, run)
+        case Kind.LIST:
+            return ReadUris(config, run)
     raise ValueError(f"source.kind {config.kind.value} cannot be read")
 
 
