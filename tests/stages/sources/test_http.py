@@ -2,9 +2,13 @@
 
 import asyncio
 import gzip
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +33,24 @@ from tests.stages.sources.misbehaving_server import (
     says,
 )
 
+_READER = """
+import os, sys
+from stages.sources.config import Kind, SourceConfig, SourceRun
+from stages.sources.http import HttpReader
+reader = HttpReader(SourceConfig("list.csv", Kind.LIST, allow_private=True), SourceRun())
+"""
+_READING = _READER + "reader.read(['{url}'] * 100)"
+_FORKING = (
+    _READER
+    + """
+assert reader.read(["{url}"])[0].data == b"bytes"
+child = os.fork()
+if not child:
+    os._exit(0 if reader.read(["{url}"])[0].data == b"bytes" else 1)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+)
+_PACKED = gzip.compress(b"bytes", mtime=0)  # the time would be part of the test's name
 QUICK = HttpRun(timeout_s=5, connect_timeout_s=2, retries=1)
 
 
@@ -85,6 +107,38 @@ def test_read_more_than_concurrency_allows_waits() -> None:
         outcomes = reader.read([one.url(f"/it/{number}") for number in range(10)])
     assert all(outcome.data == b"bytes" for outcome in outcomes)
     assert one.seen.most_at_a_time == 2
+
+
+def test_read_that_waits_for_others_keeps_all_of_its_own_time() -> None:
+    slow = after(0.3, reply(body=b"bytes"))
+    with Server({"it": slow}) as server, _reading(HttpRun(concurrency=1, timeout_s=1, retries=0)) as reader:
+        outcomes = reader.read([server.url(f"/it/{number}") for number in range(6)])
+    assert [outcome.data for outcome in outcomes] == [b"bytes"] * 6
+
+
+def test_read_interrupted_ends_at_once() -> None:
+    asked = threading.Event()
+
+    async def silent(one: Asked, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await nothing(one, writer)
+
+    with Server({"it": silent}) as server:
+        code = _READING.format(url=server.url("/it"))
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        assert asked.wait(60)
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert time.monotonic() - start < 5
+    assert said.strip().splitlines()[-1] == "KeyboardInterrupt"
+
+
+def test_read_in_a_forked_process_reads_on_its_own() -> None:
+    with Server({"it": says(reply(body=b"bytes"))}) as server:
+        code = _FORKING.format(url=server.url("/it"))
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], timeout=60)
+    assert done.returncode == 0
 
 
 def test_read_with_a_silent_host_among_them_does_not_keep_another_waiting() -> None:
@@ -248,8 +302,8 @@ def test_read_exactly_as_large_as_allowed_is_read() -> None:
 @pytest.mark.parametrize(
     ("encoding", "packed"),
     [
-        ("gzip", gzip.compress(b"bytes")),
-        ("x-gzip", gzip.compress(b"bytes")),
+        ("gzip", _PACKED),
+        ("x-gzip", _PACKED),
         ("deflate", zlib.compress(b"bytes")),
     ],
 )
@@ -259,15 +313,20 @@ def test_read_compressed_unasked_is_decompressed(encoding: str, packed: bytes) -
     assert server.seen.asked[0].headers["accept-encoding"] == "identity"
 
 
-def test_read_gzip_bomb_is_too_large() -> None:
-    bomb = gzip.compress(bytes(100 * 2**20))
-    assert len(bomb) < 2**20
-    assert _one(says(reply(body=bomb, content_encoding="gzip"))).status == Status.TOO_LARGE
+def test_read_gzip_bomb_is_too_large_and_never_in_memory() -> None:
+    bomb = gzip.compress(bytes(60 * 2**20))  # 60 kB: it comes in one part
+    tracemalloc.start()
+    try:
+        outcome = _one(says(reply(body=bomb, content_encoding="gzip")))
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert outcome.status == Status.TOO_LARGE
 
 
 @pytest.mark.parametrize(
     ("encoding", "body"),
-    [("gzip", b"bytes"), ("gzip", gzip.compress(b"bytes")[:-9]), ("br", b"bytes"), ("gzip, gzip", b"bytes")],
+    [("gzip", b"bytes"), ("gzip", _PACKED[:-9]), ("br", b"bytes"), ("gzip, gzip", b"bytes")],
 )
 def test_read_compressed_wrongly_is_missing(encoding: str, body: bytes) -> None:
     outcome = _one(says(reply(body=body, content_encoding=encoding)))
