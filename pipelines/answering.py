@@ -1,6 +1,6 @@
 """The answers that a night asks for: the questions, who answers them, and what else these read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,9 +8,10 @@ from typing import Any
 
 from pipelines.config import ConfigError
 from pipelines.context import Known, read_asked, read_metadata
-from pipelines.corpus import DatasetInfo
+from pipelines.corpus import Corpus, DatasetInfo
 from pipelines.identity import ASKED_OF_EACH
 from pipelines.jobs import Captioner, NightlyConfig
+from pipelines.metadata import lacking, shown_keys, told_parts
 from pipelines.product import ModelProduct, Product, generation, given, named, read_by, view_name
 from pipelines.stream import Output
 from stages import answer, tags
@@ -22,6 +23,7 @@ from stages.generators.backends import generator_needs
 from stages.questions.columns import answers_schema
 from stages.questions.files import load_questions
 from stages.questions.knowledge import load_knowledge
+from stages.sources.listing import Listing
 from stages.tags import TagImages, Vocabulary
 from stages.towers import reads_text
 
@@ -95,18 +97,32 @@ def _vocabulary(config: NightlyConfig) -> Vocabulary:
         raise ConfigError(f"context.tags: {wanted.labels}: {error}") from error
 
 
-def known_of(config: NightlyConfig) -> Known:
-    """What the files of the context hold. Raises: CorpusError; ConfigError for columns that are not there."""
+def known_of(config: NightlyConfig, corpus: Corpus, listing: Listing) -> Known:
+    """What the files of the context hold. Raises: CorpusError; ConfigError for questions that read what
+    neither they nor the source say of any image.
+    """
     if not config.asks:
         return Known()
     needs, context = load_questions(config.questions).needs, config.context
-    if needs.metadata and context.metadata is None:
-        raise ConfigError(
-            f"context.metadata must be a file with {', '.join(needs.metadata)}: questions need it"
-        )
     metadata = read_metadata(context.metadata) if needs.metadata and context.metadata else None
-    missing = set(needs.metadata) - set(metadata.column_names if metadata else ())
-    if missing:
-        raise ConfigError(f"context.metadata: {context.metadata} has no column {', '.join(sorted(missing))}")
+    columns = () if metadata is None else metadata.column_names
+    _check_said(config, corpus, listing, [name for name in needs.metadata if name not in columns])
     asked = read_asked(context.questions) if context.questions else None
     return Known(metadata, asked, needs.group)
+
+
+def _check_said(config: NightlyConfig, corpus: Corpus, listing: Listing, names: Sequence[str]) -> None:
+    """`names`: of metadata, those that no file has. Of a source without images nothing is asked."""
+    caption = load_questions(config.questions).needs.original_caption
+    if not (names or caption) or not (listing.items or corpus.entries("plan")):
+        return
+    absent = lacking(told_parts(corpus, listing), caption, names)
+    if not absent:
+        return
+    source, file = config.source.path, config.context.metadata
+    where = f"neither {file} nor {source} says" if file else f"{source} does not say"
+    raise ConfigError(
+        f"questions need {', '.join(absent)}, which {where} of any image "
+        f"(the source says {shown_keys(told_parts(corpus, listing))}); "
+        "context.metadata may be a file with more"
+    )

@@ -4,9 +4,11 @@ Computed where the run starts and handed to workers with the shard that it belon
 holds what is known of others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +22,30 @@ from pipelines.plan import PlannedShard, ipc_bytes, planned_shards, read_planned
 from pipelines.stream import GUEST
 from stages.questions import asked
 from stages.questions.groups import GROUP_LIMIT, Grouping
-from stages.schemas import PLAN
+from stages.questions.templates import as_text
+from stages.schemas import PLAN, TOLD, shard_of
+from stages.told import as_float, at_name, merged
 
 _KEYS = ("uri", "image_id")
 _METADATA = "context.metadata"
+# Shards whose metadata is read at a time, for groups: 65,536 images.
+_TOGETHER = 128
+_PLACES = pa.schema(
+    [
+        pa.field("id", pa.int64()),
+        pa.field("by", pa.string()),
+        pa.field("number", pa.float64()),
+        pa.field("text", pa.string()),
+    ]
+)
 _GUESTS = [field for field in PLAN if field.name != "reused_from"]
 ASKED = pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("question", pa.string())]))
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """Tables with the column `uri` or `image_id`: metadata, a row an image; questions, any number of rows."""
+    """Tables with the column `uri` or `image_id`: metadata that goes over what the plan says, a row an image;
+    questions, any number of rows. `grouping`: by metadata of either."""
 
     metadata: pa.Table | None = None
     asked: pa.Table | None = None
@@ -83,8 +98,8 @@ def read_asked(location: str) -> pa.Table:
 
 
 def with_known(corpus: Corpus, shards: Sequence[PlannedShard], known: Known) -> list[PlannedShard]:
-    """The shards, each with what is known of its items. Raises: CorpusError for a column that is missing."""
-    if not shards or (known.metadata is None and known.asked is None):
+    """The shards, each with what is known of its items beside what the plan says."""
+    if not shards or (known.metadata is None and known.asked is None and known.grouping is None):
         return list(shards)
     groups = _Groups(corpus, known) if known.grouping else None
     parts = [_rows(corpus, shard, groups) for shard in shards]
@@ -111,8 +126,11 @@ def with_context(rows: pa.Table, context: bytes) -> pa.Table:
 
 
 def _rows(corpus: Corpus, shard: PlannedShard, groups: "_Groups | None") -> pa.Table:
-    """The plan rows of a shard, and behind them those of its guests."""
-    rows = read_planned(corpus, shard).select([field.name for field in _GUESTS])
+    """The plan rows of a shard, and behind them those of its guests.
+
+    Its own have the plan's metadata again when the shard is worked on; the guests' travels with them.
+    """
+    rows = _without_told(read_planned(corpus, shard).select([field.name for field in _GUESTS]))
     guests = groups.guests(rows["image_id"]) if groups else rows.slice(0, 0)
     marks = np.repeat([False, True], [len(rows), len(guests)])
     return pa.concat_tables([rows, guests]).append_column(GUEST, pa.array(marks))
@@ -148,23 +166,31 @@ def _lists(rows: pa.Table, asked: pa.Table) -> pa.Array:
     return pa.array([found.get(one, []) for one in rows[key].to_pylist()], ASKED)
 
 
+def _without_told(rows: pa.Table) -> pa.Table:
+    for field in TOLD:
+        place = rows.column_names.index(field.name)
+        rows = rows.set_column(place, field, pa.nulls(len(rows), field.type))
+    return rows
+
+
 class _Groups:
-    """Which images of the corpus belong together. The first of a group is asked about all of them."""
+    """Which images of the corpus belong together. The first of a group is asked about all of them.
+
+    Holds of each image the group and its place in that, and no other metadata.
+    """
 
     def __init__(self, corpus: Corpus, known: Known) -> None:
-        assert known.metadata is not None
         assert known.grouping is not None
-        self._plan = pa.concat_tables(_plan_rows(corpus))
-        columns = [known.grouping.by, known.grouping.order]
-        for column in columns:
-            if column not in known.metadata.column_names:
-                allowed = ", ".join(known.metadata.column_names)
-                raise CorpusError(f"context.metadata has no column {column}, it has {allowed}")
-        values = _structs(self._plan, known.metadata)
-        table = pa.table(
-            {"id": self._plan["image_id"], "by": values.field(columns[0]), "order": values.field(columns[1])}
-        ).drop_null()
-        ordered = table.sort_by([("by", "ascending"), ("order", "ascending"), ("id", "ascending")])
+        self._corpus = corpus
+        self._shards = {shard.shard: shard for shard in planned_shards(corpus)}
+        shards = list(self._shards.values())
+        parts = [shards[start : start + _TOGETHER] for start in range(0, len(shards), _TOGETHER)]
+        tables = [
+            _places(pa.concat_tables([read_planned(corpus, shard) for shard in part]), known.grouping, known)
+            for part in parts
+        ]
+        keys = [("by", "ascending"), ("number", "ascending"), ("text", "ascending"), ("id", "ascending")]
+        ordered = pa.concat_tables([_PLACES.empty_table(), *tables]).sort_by(keys)
         grouped = ordered.group_by("by", use_threads=False).aggregate([("id", "list")])["id_list"].to_pylist()
         self._of: dict[int, list[int]] = {members[0]: members for members in grouped}
 
@@ -177,13 +203,40 @@ class _Groups:
         own = set(ids.to_pylist())
         groups = (self.of(item) or () for item in own)
         missing = {id for group in groups if len(group) <= GROUP_LIMIT for id in group} - own
-        chosen = pc.is_in(self._plan["image_id"], pa.array(sorted(missing), pa.int64()))
-        return self._plan.filter(chosen)
+        wanted = pa.array(sorted(missing), pa.int64())
+        names = [field.name for field in _GUESTS]
+        tables = [
+            read_planned(self._corpus, self._shards[shard]).select(names)
+            for shard in sorted({shard_of(item) for item in missing})
+        ]
+        rows = pa.concat_tables([pa.schema(_GUESTS).empty_table(), *tables])
+        return rows.filter(pc.is_in(rows["image_id"], wanted))
 
 
-def _plan_rows(corpus: Corpus) -> Iterator[pa.Table]:
-    for shard in planned_shards(corpus):
-        yield read_planned(corpus, shard).select([field.name for field in _GUESTS])
+def _places(rows: pa.Table, grouping: Grouping, known: Known) -> pa.Table:
+    """Schema `_PLACES`: the plan rows that are in a group."""
+    files: list[Any] = [None] * len(rows)
+    if known.metadata is not None:
+        files = _structs(rows, known.metadata).to_pylist()
+    found = []
+    for item, text, other in zip(
+        rows["image_id"].to_pylist(), rows["metadata"].to_pylist(), files, strict=True
+    ):
+        told = merged(text, other)
+        by, order = (at_name(told, name) for name in (grouping.by, grouping.order))
+        if as_text(by) is not None and as_text(order) is not None:
+            found.append((item, as_text(by), *_order(order)))
+    columns = zip(*found, strict=True) if found else ((), (), (), ())
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, _PLACES, strict=True)], _PLACES
+    )
+
+
+def _order(value: Any) -> tuple[float | None, str | None]:
+    """Numbers by their value, and before texts; anything else as a text."""
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return as_float(float(value) if isinstance(value, Decimal) else value), None
+    return None, as_text(value)
 
 
 def _key_of(table: pa.Table) -> str:

@@ -54,7 +54,7 @@ def nightly(config: NightlyConfig, terminal: Console) -> Night:
     """
     corpus, wanted = Corpus(config.corpus), products(config)
     listing = list_news(config, corpus, wanted)
-    known = known_of(config)
+    known = known_of(config, corpus, listing)
     check_night(config, corpus, wanted, listing.items)
     with locked(corpus, config.steal_lock) as held:
         diff = survey(config, held, wanted, listing)
@@ -68,6 +68,7 @@ def preview(config: NightlyConfig) -> Forecast:
     """What `nightly` would do; takes no lock and writes nothing. Raises as `nightly` does."""
     corpus, wanted = Corpus(config.corpus), products(config)
     listing = list_news(config, corpus, wanted)
+    known_of(config, corpus, listing)
     check_night(config, corpus, wanted, listing.items)
     return forecast(config, corpus, wanted, survey(config, corpus, wanted, listing))
 

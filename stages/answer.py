@@ -59,9 +59,10 @@ class AnswerQuestions:
     """(rows with the view of `answer_view`, `status`, `error`) -> the same rows + `answers`.
 
     Reads what `config.plan.needs` and the model need besides, and nothing else: `caption` (CAPTION_COLUMN),
-    `text:ocr` (string), `tags` (list<string>), `metadata` (struct), `group` (list<int64>: on the first
-    picture of a group the ids of all its pictures in order) with `image_id`, `embedding`, `guest` (bool);
-    and `asked` (list<struct<name, question>>) where the config says so.
+    `text:ocr` (string), `tags` (list<string>), `original_caption` (string), `metadata` (string, a JSON
+    object) and over it `context` (struct) where it is there, `group` (list<int64>: on the first picture of a
+    group the ids of all its pictures in order) with `image_id`, `embedding`, `guest` (bool); and `asked`
+    (list<struct<name, question>>) where the config says so.
 
     `answers` is a list of `answers_column(plan)` in every row: one struct for each question that was asked,
     in the order of the plan, the picture's own ones last, `question_id` its place. A question about a group

@@ -63,6 +63,11 @@ def parsed(text: str | None) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
+def merged(text: str | None, others: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The object, with other values over its own; one that is null says nothing."""
+    return parsed(text) | {name: value for name, value in (others or {}).items() if value is not None}
+
+
 def at_path(told: Mapping[str, Any], path: Sequence[str]) -> Any:
     """None where there is no such value, null, or not a number (NaN)."""
     value: Any = told
@@ -151,7 +156,7 @@ def _of_kind(found: Any, value: Value) -> Any:
         case ValueKind.PRESENCE:
             return found is not None
         case ValueKind.NUMBER if is_number:
-            return _as_float(found)
+            return as_float(found)
         case ValueKind.INTEGER if is_number and isinstance(found, int) and -(1 << 63) <= found < 1 << 63:
             return found
         case ValueKind.TEXT if isinstance(found, str):
@@ -165,7 +170,8 @@ def _of_kind(found: Any, value: Value) -> Any:
     return None
 
 
-def _as_float(number: float) -> float:
+def as_float(number: float) -> float:
+    """Infinite where a float64 cannot hold it."""
     try:
         return float(number)
     except OverflowError:  # an integer of more than 308 digits

@@ -55,7 +55,7 @@ LAYERS = [
     {"journal", "lock", "tracking", "stream", "vectors", "where", "query_file"},
     {"changes", "containers", "forgotten", "encoders"},
     {"plan"},
-    {"context"},
+    {"context", "metadata"},
     {"reuse"},
     {"local"},
     {"flow", "source_diff", "tally"},

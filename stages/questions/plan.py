@@ -57,11 +57,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a plan needs besides pictures. `texts`: captions datasets by name; `metadata`: its columns."""
+    """What a plan needs besides pictures. `texts`: captions datasets by name; `metadata`: its values by name.
+
+    `original_caption` and `metadata` are what the source says, the latter also what a file says.
+    """
 
     captions: bool = False
     tags: bool = False
     texts: tuple[str, ...] = ()
+    original_caption: bool = False
     metadata: tuple[str, ...] = ()
     group: Grouping | None = None
 
@@ -71,6 +75,7 @@ class Needs:
         found = {
             "caption": self.captions,
             "tags": self.tags,
+            "original_caption": self.original_caption,
             "metadata": bool(self.metadata),
             "group": self.group is not None,
             "image_id": self.group is not None,
@@ -81,7 +86,7 @@ class Needs:
     @property
     def beyond_pixels(self) -> bool:
         """Whether pictures of equal bytes can have different answers."""
-        return bool(self.metadata) or self.group is not None
+        return self.original_caption or bool(self.metadata) or self.group is not None
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class QuestionPlan:
             captions="caption" in names,
             tags="tags" in names,
             texts=("ocr",) if "ocr" in names else (),
+            original_caption="original_caption" in names,
             metadata=tuple(sorted(columns | set((group.by, group.order) if group else ()))),
             group=group,
         )

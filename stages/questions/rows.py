@@ -1,6 +1,5 @@
 """The rows of a shard as questions see them: a picture, and what is known about it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +12,10 @@ from stages.base import Image, unpack_views
 from stages.generators.known import embeddings_of
 from stages.questions.templates import as_text
 from stages.schemas import Status
+from stages.told import at_name, merged
 
 _ALWAYS = ("status", "error", "image_id", "guest", "context")
-_KNOWN = ("caption", "tags", "text:ocr", "metadata", "context")
+_KNOWN = ("caption", "tags", "text:ocr", "original_caption", "metadata", "context")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Reads:
-    """What is read of the rows beside their status: a view, columns, and columns of `metadata`.
+    """What is read of the rows beside their status: a view, columns, and values of `metadata` by name.
 
     Nothing else: which columns happen to be there differs between the nights of one dataset.
     """
@@ -53,7 +53,7 @@ def read_rows(shard: pa.Table, reads: Reads) -> list[Row]:
     always = [name for name in _ALWAYS if name in shard.column_names]
     table = shard.select([*always, *dict.fromkeys(name for name in reads.columns if name not in always)])
     known = [name for name in _KNOWN if name in table.column_names]
-    values = [_values(row) for row in table.select(known).to_pylist()] or [{}] * len(table)
+    values = [_values(row, reads.metadata) for row in table.select(known).to_pylist()] or [{}] * len(table)
     read = {name: _column(table, name) for name in ("status", "error", "image_id", "asked", "group", "guest")}
     vectors = embeddings_of(table)
     return [
@@ -82,15 +82,16 @@ def _require(shard: pa.Table, reads: Reads) -> None:
         raise ValueError(f"the questions need the column {absent[0]}, and the rows have none")
 
 
-def _values(row: Mapping[str, Any]) -> dict[str, str]:
-    """What templates may ask for; a value that is missing is left out."""
+def _values(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """What templates may ask for; a value that is missing is left out. A file says more than the source."""
     found = {
         "caption": _caption(row.get("caption")),
         "tags": _tags(row.get("tags")),
         "ocr": as_text(row.get("text:ocr")),
+        "original_caption": as_text(row.get("original_caption")),
     }
-    told = json.loads(row.get("metadata") or "{}") | (row.get("context") or {})
-    found |= {f"metadata.{name}": as_text(value) for name, value in told.items()}
+    told = merged(row.get("metadata"), row.get("context")) if names else {}
+    found |= {f"metadata.{name}": as_text(at_name(told, name)) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from stages.generators.fencing import tagged
 
-_KNOWN = ("caption", "tags", "ocr")
-ALLOWED = "{caption}, {tags}, {ocr} or {metadata.NAME}; doubled braces for real ones"
+_KNOWN = ("caption", "tags", "ocr", "original_caption")
+ALLOWED = "{caption}, {tags}, {ocr}, {original_caption} or {metadata.NAME}; doubled braces for real ones"
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -23,7 +23,7 @@ class Template:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it needs, each once: `caption`, `tags`, `ocr`, `metadata.NAME`."""
+        """What it needs, each once: `caption`, `tags`, `ocr`, `original_caption`, `metadata.NAME`."""
         return tuple(dict.fromkeys(self.parts[1::2]))
 
     def render(self, values: Mapping[str, str]) -> str:

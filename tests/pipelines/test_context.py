@@ -1,5 +1,7 @@
 """What is known of images beside their pixels: read, checked, and handed to the shard it belongs to."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.context import Known, read_metadata, with_context, with_known
-from pipelines.corpus import CorpusError
+from pipelines.corpus import Corpus, CorpusError, write_row_groups
 from pipelines.plan import planned_shards, read_planned
 from pipelines.stream import GUEST
 from stages.questions.groups import GROUP_LIMIT, Grouping
@@ -74,9 +76,65 @@ def test_nothing_known_leaves_the_rows_as_they_are(tmp_path: Path) -> None:
         assert rows.column_names == [name for name in PLAN.names if name != "reused_from"]
 
 
-def test_grouping_by_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"^context\.metadata has no column shot.* clip, frame$"):
-        streams(tmp_path, Known(metadata(), grouping=Grouping("shot", "frame")))
+def told_corpus(folder: Path, told: Mapping[int, object], shards: int = 2) -> Corpus:
+    """A corpus whose plan says of items what the source said."""
+    corpus = make_corpus(folder, shards=shards)
+    groups = [read_planned(corpus, shard).to_pylist() for shard in planned_shards(corpus)]
+    tables = [
+        pa.Table.from_pylist(
+            [
+                {**row, "metadata": json.dumps(told[row["image_id"]]) if row["image_id"] in told else None}
+                for row in group
+            ],
+            PLAN,
+        )
+        for group in groups
+    ]
+    (folder / "plan" / "plan-000001.parquet").unlink()
+    write_row_groups(corpus, tables, "plan", "plan-000001.parquet")
+    return corpus
+
+
+def rows_of(corpus: Corpus, known: Known) -> list[pa.Table]:
+    return [
+        with_context(read_planned(corpus, shard).drop_columns(["reused_from"]), shard.context)
+        for shard in with_known(corpus, planned_shards(corpus), known)
+    ]
+
+
+def test_groups_by_what_the_source_says_order_numbers_as_numbers(tmp_path: Path) -> None:
+    frames = {
+        image_id(0, 1): 10,
+        image_id(1, 2): 9,
+        image_id(0, 3): 9.5,
+        image_id(1, 0): "last",
+        image_id(0, 5): None,
+    }
+    told = {item: {"clip": {"name": "a"}, "frame": frame} for item, frame in frames.items()}
+    corpus = told_corpus(tmp_path, told)
+    first, second = rows_of(corpus, Known(grouping=Grouping("clip.name", "frame")))
+    members = [image_id(1, 2), image_id(0, 3), image_id(0, 1), image_id(1, 0)]
+    assert second["group"].to_pylist() == [None, None, members] + [None] * (ROWS - 3) + [None, None]
+    assert first["group"].to_pylist() == [None] * ROWS
+    guests = second.filter(second[GUEST])
+    assert guests["image_id"].to_pylist() == [image_id(0, 1), image_id(0, 3)]
+    assert [json.loads(text)["frame"] for text in guests["metadata"].to_pylist()] == [10, 9.5]
+    assert second["metadata"].to_pylist()[2] == json.dumps(told[image_id(1, 2)])
+
+
+def test_file_says_more_than_the_source_and_nothing_where_it_is_null(tmp_path: Path) -> None:
+    items = [image_id(0, row) for row in range(3)]
+    corpus = told_corpus(tmp_path, {item: {"clip": "a", "frame": row} for row, item in enumerate(items)})
+    table = pa.table({"image_id": items, "frame": pa.array([None, 7, -1], pa.int64())})
+    first, _ = rows_of(corpus, Known(table, grouping=Grouping("clip", "frame")))
+    assert first["group"].to_pylist()[2] == [items[2], items[0], items[1]]
+
+
+def test_shards_bring_no_metadata_of_their_own_items_along(tmp_path: Path) -> None:
+    told = {image_id(0, row): {"clip": "a", "frame": row, "long": "x" * 100_000} for row in range(3)}
+    corpus = told_corpus(tmp_path, told)
+    for shard in with_known(corpus, planned_shards(corpus), Known(grouping=Grouping("clip", "frame"))):
+        assert len(shard.context) < 100_000
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])

@@ -22,7 +22,7 @@ def test_template_doubled_braces_are_real_ones() -> None:
     "text", ["{}", "{title}", "{metadata.}", "{metadata}", "{caption!r}", "a { b", "a } b", "{a{b}}", "{0}"]
 )
 def test_template_unknown_placeholder_is_refused_by_what_it_says(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not known: allowed are \{caption\}, \{tags\}, \{ocr\} or "):
+    with pytest.raises(ValueError, match=r"is not known: allowed are \{caption\}, \{tags\}, \{ocr\}, "):
         parse_template(text)
 
 
