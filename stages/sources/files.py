@@ -5,7 +5,8 @@ import logging
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pyarrow import fs
@@ -114,3 +115,32 @@ def path_below(store: Store, name: str) -> str | None:
     if not store.is_local:
         return path
     return path if _is_below(os.path.realpath(path), os.path.realpath(store.root)) else None
+
+
+class Opened(NamedTuple):
+    """A file that is read by ranges, from several threads at a time."""
+
+    size: int
+    mtime_ns: int
+    read_at: Callable[[int, int], bytes]  # (first byte, count) -> the bytes, fewer at the end of the file
+
+
+@contextmanager
+def opened(store: Store, name: str) -> Iterator[Opened]:
+    """Raises: FileNotFoundError, also for a name that leads out of the root, NotADirectoryError,
+    PermissionError; OSError where the storage itself fails.
+    """
+    path = path_below(store, name)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, "leads out of the source", name)
+    if store.is_local:
+        with open_file(store.filesystem, path) as file:
+            number = file.fileno()
+            found = os.fstat(number)
+            yield Opened(found.st_size, found.st_mtime_ns, lambda at, count: os.pread(number, count, at))
+        return
+    info = store.filesystem.get_file_info(path)
+    if info.type != fs.FileType.File:
+        raise FileNotFoundError(errno.ENOENT, "is no file", path)
+    with store.filesystem.open_input_file(path) as remote:
+        yield Opened(info.size or 0, info.mtime_ns or 0, lambda at, count: bytes(remote.read_at(count, at)))

@@ -12,6 +12,7 @@ from stages.sources.digest import digest_files
 from stages.sources.folder import ReadFolder, list_folder
 from stages.sources.listing import Container, Keep, Listing, collect
 from stages.sources.parquet import ParquetFound, ReadParquet, holds_uris, list_parquet
+from stages.sources.tar import ReadTar, list_tars
 from stages.sources.uris import ListFound, ReadUris, list_uris
 from stages.stores import open_store
 
@@ -29,11 +30,12 @@ def list_items(
     match config.kind:
         case Kind.FOLDER:
             return _collected(list_folder(open_store(config.path), config.extensions), keep)
+        case Kind.TAR:
+            return list_tars(config, run, known, keep)
         case Kind.PARQUET if not holds_uris(config):
             return _parquet(config, run, known, keep)
         case Kind.PARQUET | Kind.LIST:
             return _uris(config, run, keep)
-    raise ValueError(f"source.kind {config.kind.value} cannot be listed")
 
 
 def _parquet(
@@ -62,11 +64,12 @@ def reader(config: SourceConfig, run: SourceRun) -> Stage:
     match config.kind:
         case Kind.FOLDER:
             return ReadFolder(config, run)
+        case Kind.TAR:
+            return ReadTar(config, run)
         case Kind.PARQUET:
             return ReadParquet(config, run)
         case Kind.LIST:
             return ReadUris(config, run)
-    raise ValueError(f"source.kind {config.kind.value} cannot be read")
 
 
 def digests(config: SourceConfig, run: SourceRun, rows: pa.Table) -> list[str | None]:
