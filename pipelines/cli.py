@@ -58,6 +58,7 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
   darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside
   darkroom forget corpus=DIR uris=FILE                 takes images down; or ids=FILE, sha256=FILE
+  darkroom export corpus=DIR to=DIR format=FORMAT      webdataset, hf, clip_retrieval, faiss, coco, jsonl
   darkroom fuse vision=… llm=… data=FILE out=DIR       trains the projector of captioner=feature_prefix
 
   darkroom PIPELINE --help                             every key of a pipeline and what it means"""

@@ -14,6 +14,8 @@ from pipelines.chat import chat
 from pipelines.compact import compact
 from pipelines.corpus import Corpus
 from pipelines.describe import describe
+from pipelines.export.run import export
+from pipelines.export_jobs import ExportConfig
 from pipelines.forget import forget
 from pipelines.fuse import fuse
 from pipelines.index.described import indexes
@@ -179,6 +181,15 @@ def _fuse(config: FuseConfig, screen: Console) -> int:
     return 0
 
 
+def _export(config: ExportConfig, screen: Console) -> int:
+    with _told("export", "shards", Format.TABLE, screen) as told:
+        done = export(config, told)
+    screen.print(terminal.exported(done.files, done.written, done.left_out, done.without_caption))
+    _print_notes(screen, done.notes)
+    screen.print(Text(legible(f"{done.format}: {done.to}")), soft_wrap=True)
+    return 0
+
+
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:
     if form is Format.JSON:
         print(legible_json(plain))
@@ -199,4 +210,5 @@ COMMANDS: dict[str, Callable[[Any, Console], int]] = {
     "verify": _verify,
     "forget": _forget,
     "fuse": _fuse,
+    "export": _export,
 }

@@ -30,6 +30,7 @@ from pipelines.product import ModelProduct, Product, given_to
 from pipelines.progress import ProgressDisplay
 from pipelines.reuse import copy_shard
 from pipelines.source_diff import SourceDiff
+from pipelines.source_record import record_source
 from pipelines.stream import Actors, Flow, Step
 from pipelines.survey import check_night, list_news, survey
 from pipelines.tracking import Run, track
@@ -122,6 +123,7 @@ def take_up(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product]
     Killed in between, the next night finds two items of one URI, and buries the older.
     """
     corpus.remove_partial_files()
+    record_source(corpus, config.source.what)
     for name in config.overwrite:
         corpus.drop(name)
     if len(diff.new):

@@ -101,6 +101,18 @@ def compaction(done: Compaction) -> RenderableType:
     return Group(table, *rebuilt)
 
 
+def exported(
+    files: int, written: int, left_out: Mapping[str, int], without_caption: Mapping[str, int]
+) -> RenderableType:
+    """What became of the items of an export."""
+    table = _table("items", "why", ">")
+    _add(table, "written", f"files: {files:,}", f"{written:,}")
+    for what, counts in (("left out", left_out), ("written without a caption", without_caption)):
+        for reason, count in counts.items():
+            _add(table, what, reason, f"{count:,}")
+    return table
+
+
 def forecast(images: Mapping[str, int], rows: Mapping[str, int], seconds: float | None) -> RenderableType:
     """What a night would do."""
     found = _table("images", ">")

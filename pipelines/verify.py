@@ -16,6 +16,7 @@ from pipelines.jobs import VerifyConfig
 from pipelines.lock import locked
 from pipelines.repair import repair
 from pipelines.shards import Listing, part_of
+from pipelines.source_record import SOURCE
 from stages.index.vectors import Ids
 from stages.schemas import PLAN
 
@@ -26,7 +27,7 @@ _LOSS = {
     forgotten.NAME: "what was taken down could come back without it",
 }
 _KINDS = ("answers", "captions", "embeddings")
-_KNOWN = {*_KINDS, *_JOURNALS, "items", "index", plan.NAME, "runs", "mlflow", QUARANTINE, LOCK}
+_KNOWN = {*_KINDS, *_JOURNALS, "items", "index", plan.NAME, "runs", "mlflow", QUARANTINE, LOCK, SOURCE}
 
 
 @dataclass
