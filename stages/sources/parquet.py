@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from stages.schemas import Status
 from stages.sources.config import SourceConfig, SourceRun
 from stages.sources.containers import container_store, find_containers
 from stages.sources.listing import Container, found_rows
-from stages.sources.merged import merged
 from stages.sources.outcome import Outcome, judged, missing, too_large
 from stages.sources.row_groups import (
     DAMAGE,
@@ -31,6 +29,7 @@ from stages.sources.row_groups import (
     open_parquet,
     read_rows,
 )
+from stages.sources.threads import interleaved
 from stages.sources.told import as_objects, can_be_json, caption_column, is_text, python_values
 from stages.sources.uri_reader import UriReader, parent_of
 from stages.sources.watched import WatchedFile
@@ -39,6 +38,7 @@ from stages.stores import Store
 SUFFIXES = (".parquet", ".parq", ".pq")
 
 _ROWS = 4096  # of a table of what was found
+_NAMED = 5  # notes about single files
 
 _READ = pa.schema([("bytes", pa.large_binary()), ("status", pa.string()), ("error", pa.string())])
 
@@ -57,7 +57,11 @@ class ParquetFound:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(f"left out a Parquet file that cannot be read: {line}" for line in sorted(self.damaged))
+        told = [
+            f"left out a Parquet file that cannot be read: {line}" for line in sorted(self.damaged)[:_NAMED]
+        ]
+        more = len(self.damaged) - len(told)
+        return (*told, *([f"left out {more:,} more Parquet files that cannot be read"] if more else []))
 
 
 def holds_uris(config: SourceConfig) -> bool:
@@ -69,11 +73,11 @@ def holds_uris(config: SourceConfig) -> bool:
         return False
     store = container_store(config.path)
     for container in find_containers(config.path, SUFFIXES):
-        file = WatchedFile(store.filesystem, store.path(container.name))
-        try:
-            schema = open_parquet(file).schema_arrow
-        except DamagedError:
-            continue
+        with WatchedFile(store.filesystem, store.path(container.name)) as file:
+            try:
+                schema = open_parquet(file).schema_arrow
+            except DamagedError:
+                continue
         return config.column in schema.names and is_text(schema.field(config.column).type)
     return False
 
@@ -90,11 +94,11 @@ def list_parquet(
     news: list[Container] = []
     for file in find_containers(config.path, SUFFIXES):
         (found.unchanged if known.get(file.name) == file else news).append(file)
-    yield from merged(partial(_items, store, config, found), news, min(run.threads, max(len(news), 1)))
+    yield from interleaved((_items(store, config, found, one) for one in news), run.threads)
     if news and found.read:
         _check_columns(config, found.columns)
     if news and not found.read and not found.unchanged:
-        raise ValueError(f"{config.path} holds no Parquet file that can be read; {found.damaged[0]}")
+        raise ValueError(f"{config.path} holds no Parquet file that can be read; {min(found.damaged)}")
 
 
 def _check_columns(config: SourceConfig, there: set[str]) -> None:
@@ -109,9 +113,9 @@ def _items(
     store: Store, config: SourceConfig, found: ParquetFound, container: Container
 ) -> Iterator[pa.Table]:
     try:
-        file = WatchedFile(store.filesystem, store.path(container.name))
-        opened = open_parquet(file, whole=not store.is_local)
-        yield from _rows_of(opened, file, config, container, found)
+        with WatchedFile(store.filesystem, store.path(container.name)) as file:
+            opened = open_parquet(file, whole=not store.is_local)
+            yield from _rows_of(opened, file, config, container, found)
     except (DamagedError, FileNotFoundError, PermissionError) as error:
         found.damaged.append(f"{container.name}: {error}")
     else:
@@ -157,8 +161,11 @@ def _rows_of(
     container: Container,
     found: ParquetFound,
 ) -> Iterator[pa.Table]:
-    columns = _columns(opened.schema_arrow, config)
-    found.columns.update(opened.schema_arrow.names)
+    try:
+        columns = _columns(opened.schema_arrow, config)
+    except ValueError as error:
+        raise ValueError(f"{container.name}: {error}") from error
+    found.columns.update(opened.schema_arrow.names, ["path"] if columns.path else [])
     first = 0
     for number in range(opened.metadata.num_row_groups):
         rows, position = opened.metadata.row_group(number).num_rows, 0

@@ -22,7 +22,8 @@ from stages.stores import Store
 
 _BATCH_BYTES = 8 << 20  # decoded at a time, by the row group's average
 _BATCH_ROWS = 512
-_BUFFER_BYTES = 4 << 20  # read at a time: where a request takes 50 ms, still 80 MB/s
+_WHOLE_BYTES = 64 << 20  # of row groups that are read at once,
+_BUFFER_BYTES = 4 << 20  # others so much at a time: where a request takes 50 ms, still 80 MB/s
 _PASSED_BYTES, _PASSED = 256 << 20, 256  # of rows passed over, and pieces of them, in all
 _GROUPS = 32  # row groups whose place is kept, each with an open file
 _FOOTERS = 8  # of files of 10,000 row groups, 10 MB each
@@ -180,17 +181,19 @@ class _Place:
 
     def __init__(self, group: RowGroup) -> None:
         self._file = WatchedFile(group.store.filesystem, group.store.path(group.file))
-        opened = open_parquet(self._file, footer=_footers.get(group))
-        _footers.put(group, opened.metadata)
-        self._column = image_column(opened.schema_arrow, group.column)
-        leaves = image_leaves(opened.schema_arrow, self._column)
+        footer = _footers.get(group) or open_parquet(self._file).metadata
+        _footers.put(group, footer)
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self.next, self._rows = 0, 0
-        if group.number < opened.metadata.num_row_groups:
-            metadata = opened.metadata.row_group(group.number)
-            self._rows = metadata.num_rows
-            count = _batch_rows(metadata, leaves[0])
-            self._batches = opened.iter_batches(count, [group.number], leaves, use_threads=False)
+        if group.number >= footer.num_row_groups:
+            return
+        metadata = footer.row_group(group.number)
+        self._rows = metadata.num_rows
+        opened = open_parquet(self._file, metadata.total_byte_size <= _WHOLE_BYTES, footer)
+        self._column = image_column(opened.schema_arrow, group.column)
+        leaves = image_leaves(opened.schema_arrow, self._column)
+        count = _batch_rows(metadata, leaves[0])
+        self._batches = opened.iter_batches(count, [group.number], leaves, use_threads=False)
 
     @property
     def at_end(self) -> bool:

@@ -1,5 +1,8 @@
 """Files that are read by a parser, and whether it was the storage that failed or what it holds."""
 
+import weakref
+from typing import Self
+
 from pyarrow import fs
 
 from stages.sources.files import open_file
@@ -17,6 +20,14 @@ class WatchedFile:
         """Raises: as `open_file`."""
         self._file = open_file(filesystem, path)
         self.failed: OSError | None = None
+        # Whoever decodes a row group by and by keeps it open, and forgets it at the end.
+        weakref.finalize(self, self._file.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def closed(self) -> bool:

@@ -1,14 +1,16 @@
 """The plan: new files become new shards, and nothing that was planned ever changes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines.changes import CHANGES, Change, gone, record
 from pipelines.corpus import Corpus
-from pipelines.plan import NEW, extend, planned_rows, planned_shards, read_planned
+from pipelines.plan import NEW, extend, planned_rows, planned_shards, read_planned, shard_starts
 from stages.schemas import SHARD_ROWS, row_of, shard_of
 from stages.sources.listing import Details, found_rows
 
@@ -123,3 +125,87 @@ def test_planned_rows_come_in_the_order_asked_and_not_for_what_is_gone(corpus: C
     record(corpus, gone([3], Change.DELETED))
     with pytest.raises(KeyError, match="3"):
         planned_rows(corpus, [2, 3])
+
+
+def _placed(runs: Sequence[tuple[str | None, int | None, int]]) -> pa.Table:
+    """Rows in runs: container, row group, how many."""
+    return pa.table(
+        {
+            "container": pa.array([name for name, _, count in runs for _ in range(count)], pa.string()),
+            "row_group": pa.array([group for _, group, count in runs for _ in range(count)], pa.int32()),
+        }
+    )
+
+
+def _random_runs(rng: np.random.Generator) -> list[tuple[str | None, int | None, int]]:
+    sizes = [1, 2, 7, 100, SHARD_ROWS - 1, SHARD_ROWS, SHARD_ROWS + 1, 2 * SHARD_ROWS, 3 * SHARD_ROWS + 5]
+    runs: list[tuple[str | None, int | None, int]] = []
+    for number in range(rng.integers(1, 40)):
+        size = int(rng.choice(sizes) if rng.random() < 0.5 else rng.integers(1, 300))
+        if rng.random() < 0.2:
+            runs.append((None, None, size))
+        else:
+            # The same row group number in the next file is another row group.
+            runs.append((f"{number // 3}.parquet", number % 3 if rng.random() < 0.8 else 0, size))
+    return runs
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_shard_starts_cut_no_small_row_group_and_fill_shards(seed: int) -> None:
+    rows = _placed(_random_runs(np.random.default_rng(seed)))
+    starts = shard_starts(rows)
+    shards = list(pairwise([*starts, len(rows)]))
+    assert starts[0] == 0
+    assert all(0 < end - start <= SHARD_ROWS for start, end in shards)
+    places = list(zip(rows["container"].to_pylist(), rows["row_group"].to_pylist(), strict=True))
+    groups = [(place, len(list(run))) for place, run in groupby(places)]
+    first = 0
+    for (name, _), count in groups:
+        if name is not None and count <= SHARD_ROWS:
+            inside = [start for start in starts if first < start < first + count]
+            assert inside == [], (name, count)
+        first += count
+    # No shard ends where the next one would still have fitted in.
+    for (start, end), (_, after) in pairwise(shards):
+        assert after - start > SHARD_ROWS or _reaches_a_row_group(places, start, end)
+
+
+def _reaches_a_row_group(places: Sequence[tuple[str | None, int | None]], start: int, end: int) -> bool:
+    """Whether the row group that begins at `end` would not fit into the shard."""
+    length = next((n for n, place in enumerate(places[end:]) if place != places[end]), len(places) - end)
+    return places[end - 1] != places[end] and end + length - start > SHARD_ROWS
+
+
+@pytest.mark.parametrize(
+    ("runs", "starts"),
+    [
+        ([], []),
+        ([(None, None, 1030)], [0, 512, 1024]),
+        ([("a", 0, 512), ("a", 1, 512), ("a", 2, 1)], [0, 512, 1024]),
+        ([("a", 0, 300), ("a", 1, 300), ("a", 2, 212)], [0, 300]),
+        ([("a", 0, 10), ("a", 1, 1500)], [0, 10, 522, 1034]),
+        ([("a", 0, 1500), ("a", 1, 36)], [0, 512, 1024]),
+        ([("a", 0, 1500), ("a", 1, 37)], [0, 512, 1024, 1500]),
+        ([("a", 0, 511), ("b", 0, 2)], [0, 511]),
+        ([(None, None, 500), ("a", 0, 20), (None, None, 3)], [0, 500]),
+        ([("a", None, 600)], [0, 512]),
+    ],
+)
+def test_shard_starts_of_runs_are_these(
+    runs: list[tuple[str | None, int | None, int]], starts: list[int]
+) -> None:
+    assert shard_starts(_placed(runs)) == starts
+
+
+def test_extend_with_row_groups_keeps_every_row_once_in_order(corpus: Corpus) -> None:
+    sizes = [300, 300, 100, 1300, 1, 511, 2]
+    rows = [
+        {"uri": f"{group:02d}/{row:05d}", "size": -1, "mtime_ns": 1, "container": "a", "row_group": group}
+        | {"position": row}
+        for group, size in enumerate(sizes)
+        for row in range(size)
+    ]
+    extend(corpus, pa.Table.from_pylist(rows, NEW))
+    read = [read_planned(corpus, planned) for planned in planned_shards(corpus)]
+    assert [len(one) for one in read] == [300, 400, 512, 512, 277, 511, 2]
+    assert [uri for one in read for uri in one["uri"].to_pylist()] == [row["uri"] for row in rows]
