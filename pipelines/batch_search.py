@@ -19,6 +19,7 @@ from pipelines.search import only_index
 from stages.index.search import Neighbours
 from stages.index.vectors import Ids
 from stages.schemas import ROW_BITS
+from stages.stores import split_location
 
 # The more queries, the fewer shards are read more than once: 20,000 candidates of 10,000 queries lie in every
 # shard of a million images. As float32 they take 30 MB at 768 dimensions.
@@ -52,8 +53,8 @@ def batch_search(config: SearchConfig, told: Told = lambda done, queries: None) 
     with open_queries(source) as queries:
         batch = _Batch(corpus, config.index or only_index(corpus), config, queries)
         batch.check()
-        folder, _, name = out.rpartition("/")
-        with Files(folder or ("/" if out.startswith("/") else ".")).writing(name) as stream:
+        folder, name = split_location(out)
+        with Files(folder).writing(name) as stream:
             schema = _schema(queries)
             with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
                 hits = done = answered = 0

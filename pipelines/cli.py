@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from pipelines import interrupt, terminal
 from pipelines.commands import COMMANDS, FAILED
@@ -22,6 +23,7 @@ from stages.index.config import IndexConfigError
 from stages.index.damage import IndexDamaged
 from stages.index.vectors import VectorError
 from stages.isolation.process import IsolationError
+from stages.stores import check_reachable
 
 WRONG_CONFIGURATION, INTERRUPTED = 2, interrupt.EXIT_CODE
 
@@ -104,7 +106,9 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
     screen = terminal.console()
     try:
         with _interruptible(pipeline):
-            return COMMANDS[pipeline](load(pipeline, overrides), screen)
+            config = load(pipeline, overrides)
+            _check_places(config)
+            return COMMANDS[pipeline](config, screen)
     except (ConfigError, IndexConfigError, RatesError) as error:
         return _complain(str(error), WRONG_CONFIGURATION)
     except BrokenPipeError:
@@ -113,6 +117,20 @@ def _run(pipeline: str, overrides: Sequence[str]) -> int:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _check_places(config: Any) -> None:
+    """Whether the buckets that are named are there and answer. Raises: ConfigError, OSError."""
+    source = getattr(config, "source", None)
+    for key, place in (
+        ("corpus", getattr(config, "corpus", None)),
+        ("source.path", getattr(source, "path", None)),
+    ):
+        try:
+            if isinstance(place, str):
+                check_reachable(place)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
 
 
 def _interruptible(pipeline: str) -> AbstractContextManager[None]:

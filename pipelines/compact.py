@@ -4,10 +4,8 @@ A merged file comes under its final name before the files that it stands for go.
 lie there and say the same; the next compaction goes on.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -141,12 +139,7 @@ def _merge(corpus: Corpus, name: str, parts: Sequence[Part], gone: Ids) -> int:
     schema, made = _common(corpus, name, parts)
     file, dropped = merged_file(first, last), 0
     metadata = {FINGERPRINT: made}
-
-    def commit(partial: Path, target: Path) -> None:
-        corpus.check_fence()
-        os.replace(partial, target)
-
-    with corpus.writing_parquet(schema, name, file, metadata=metadata, commit=commit) as writer:
+    with corpus.writing_parquet(schema, name, file, metadata=metadata, check=corpus.check_fence) as writer:
         for _, table in corpus.scan(name, shards=range(first, last + 1)):
             kept = without(table, gone)
             writer.write_table(kept, max(len(kept), 1))

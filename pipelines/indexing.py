@@ -129,7 +129,7 @@ def _run(
         done = {"seconds": report.seconds, "added": report.added}
         save_record(corpus, config, report, metrics | done, tracker)
         tracker.metrics(metrics, step=0)
-    return IndexRun(facts, built.meta.accepted, corpus.path("runs", run, "report.html"), report.notes)
+    return IndexRun(facts, built.meta.accepted, corpus.address("runs", run, "report.html"), report.notes)
 
 
 def _commands(corpus: str) -> tuple[Command, ...]:

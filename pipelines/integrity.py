@@ -16,6 +16,7 @@ from pipelines.parquet import SealBroken, check_all
 from pipelines.shards import Part
 from stages.index.vectors import Ids, VectorError, unit_float32, vectors_of
 from stages.schemas import ROW_BITS, Status
+from stages.stores import is_refused
 
 
 class Remedy(StrEnum):
@@ -48,7 +49,7 @@ class Verdict:
 
 
 def seal_broken(corpus: Corpus, path: str) -> SealBroken | None:
-    """Reads every byte of a Parquet file. Raises: FileNotFoundError."""
+    """Reads every byte of a Parquet file. Raises: FileNotFoundError; OSError of a bucket."""
     try:
         with corpus.filesystem.open_input_file(corpus.path(path)) as stream:
             check_all(stream)
@@ -57,6 +58,8 @@ def seal_broken(corpus: Corpus, path: str) -> SealBroken | None:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if is_refused(error):
+            raise
         return SealBroken(f"it cannot be read: {error}", footer=True)
     return None
 
@@ -142,6 +145,8 @@ def _group_problem(file: pq.ParquetFile, group: int, wanted: Rows) -> str | None
     try:
         table = file.read_row_group(group)
     except (pa.ArrowException, OSError) as error:
+        if is_refused(error):
+            raise
         return f"it cannot be read: {str(error).splitlines()[0]}"
     return rows_problem(table, wanted)
 

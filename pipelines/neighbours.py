@@ -73,7 +73,7 @@ def join_neighbours(config: NeighboursConfig, told: Told = lambda done, shards, 
                 items, pairs = items + len(table), pairs + len(table["scores"].combine_chunks().flatten())
             files, done = files + 1, done + len(block)
             told(done, len(shards), items)
-    return Joined(corpus.path(join.folder), files, kept, items, pairs)
+    return Joined(corpus.address(join.folder), files, kept, items, pairs)
 
 
 class _Join:

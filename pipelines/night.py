@@ -89,7 +89,7 @@ class Night:
 
     @property
     def page(self) -> str:
-        return self.corpus.path("runs", self.run, "report.html")
+        return self.corpus.address("runs", self.run, "report.html")
 
 
 class Live:

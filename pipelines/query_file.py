@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.corpus import CorpusError
 from stages.index.vectors import Float32, Ids, VectorError
+from stages.stores import open_store
 
 _QUERY_ID = "query_id"
 
@@ -116,8 +116,11 @@ def open_queries(location: str) -> Iterator[QueryFile]:
 
 def _opened(location: str) -> Any:
     if "://" in location:
-        filesystem, path = pafs.FileSystem.from_uri(location)
-        return filesystem.open_input_file(path)
+        try:
+            store = open_store(location)
+        except ValueError as error:
+            raise CorpusError(str(error)) from error
+        return store.filesystem.open_input_file(store.root)
     return pa.OSFile(str(Path(location).expanduser()), "rb")
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.corpus import Corpus, CorpusError, RowMissingError
 from pipelines.pages import Halves, OtherPages, PageDamaged, chunk_of, read_vectors
-from pipelines.parquet import SealBroken, check_footer, seal_of
+from pipelines.parquet import check_footer, seal_of
 from pipelines.shards import Part
 from stages.index.vectors import Batch, Ids, vectors_of
 from stages.schemas import ROW_BITS
@@ -134,13 +134,11 @@ class StoredVectors:
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[_File]:
-        path = self._corpus.path(self._dataset, part.file)
         try:
-            with self._corpus.filesystem.open_input_file(path) as stream:
+            with self._corpus.opened(self._dataset, part.file) as stream:
                 yield _File(stream, self._footers.of(stream))
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError, SealBroken, PageDamaged) as error:
+        except PageDamaged as error:
+            path = self._corpus.path(self._dataset, part.file)
             raise CorpusError(f"{path} cannot be read: {error}") from error
 
     def _rows(self, file: _File, group: int, ids: Ids) -> Found:

@@ -43,6 +43,7 @@ LAYERS = [
         "preview_facts",
         "progress",
         "composition",
+        "buckets",
         "parquet",
         "shards",
         "pages",

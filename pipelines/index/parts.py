@@ -88,7 +88,8 @@ def open_part(corpus: Corpus, name: str, place: Place, template: str) -> Lists:
     directory = Directory.unpack(read_file(corpus, name, place, DIRECTORY), corpus.path(*path, DIRECTORY))
     if len(directory.sizes) != record.nlist or directory.rows != record.rows:
         raise IndexDamaged(f"{corpus.path(*path)} does not hold what its record says")
-    return Lists(corpus.local_file(*path, LISTS), directory, record.code_size)
+    lists = corpus.local_file(*path, LISTS, never_changes=True)
+    return Lists(lists, directory, record.code_size)
 
 
 def merge(corpus: Corpus, name: str, sources: Sequence[Place], gone: Ids) -> str:
