@@ -40,6 +40,7 @@ from pipelines.source_diff import describe_diff
 from pipelines.text_jobs import FuseConfig, PreviewConfig
 from pipelines.verify import verify
 from stages.index.blas import blas_kernel
+from stages.told import parsed
 
 FAILED, OVER_LIMIT = 1, 3
 """Exit codes of a command that failed, and of one that is done and misses a limit that was set."""
@@ -81,7 +82,8 @@ def _search(config: SearchConfig, screen: Console) -> int:
     if config.queries is not None:
         return _batch_search(config, screen)
     hits = search(config)
-    _show(screen, config.format, [asdict(hit) for hit in hits], terminal.hits(hits))
+    plain = [{**asdict(hit), "metadata": parsed(hit.metadata) or None} for hit in hits]
+    _show(screen, config.format, plain, terminal.hits(hits))
     return 0
 
 

@@ -98,13 +98,18 @@ class Picture:
 
 @dataclass(frozen=True)
 class Hit:
-    """`score`: cosine similarity; `thumbnail` None where the source no longer has the image."""
+    """`score`: cosine similarity; `thumbnail` None where the source no longer has the image.
+
+    `original_caption` and `metadata`, a JSON object as text, are what the source says of it.
+    """
 
     score: float
     image_id: int
     uri: str
     caption: str | None = None
     thumbnail: str | None = None
+    original_caption: str | None = None
+    metadata: str | None = None
 
 
 @dataclass(frozen=True)

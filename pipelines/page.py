@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def _searches(night: Night, pictures: Sequence[Picture]) -> Iterable[SampleSearc
 
 def _with_thumbnails(night: Night, hits: Sequence[Hit]) -> tuple[Hit, ...]:
     pictures = _thumbnails(night, [hit.image_id for hit in hits])
-    return tuple(Hit(hit.score, hit.image_id, hit.uri, hit.caption, pictures[hit.image_id]) for hit in hits)
+    return tuple(replace(hit, thumbnail=pictures[hit.image_id]) for hit in hits)
 
 
 def _commands(night: Night) -> tuple[Command, ...]:

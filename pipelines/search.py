@@ -13,7 +13,7 @@ from pipelines.index_jobs import SearchConfig
 from pipelines.nearest import Nearest, Wanted
 from stages.index.search import Neighbours
 from stages.index.vectors import Ids, Vectors
-from stages.schemas import Status, shard_of
+from stages.schemas import TOLD, Status, shard_of
 
 
 def search(config: SearchConfig) -> list[Hit]:
@@ -40,16 +40,20 @@ class Searcher:
 
     Scores are cosine similarities, exact unless `wanted.rerank` is false. Items that go later are left out
     from the next query on, and compaction disturbs no query. The models load at the first query that needs
-    them. Raises: CorpusError, IndexDamaged, WhereError.
+    them; `encoder`: one of the same embeddings, whose models may be loaded already.
+
+    Raises: CorpusError, IndexDamaged, WhereError.
 
         searcher = Searcher(Corpus("corpus"), "siglip", Wanted(where="width >= 1024"))
         for hit in searcher.text("two dogs on a beach", 5): …
     """
 
-    def __init__(self, corpus: Corpus, name: str, wanted: Wanted | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, name: str, wanted: Wanted | None = None, encoder: RecordedEncoder | None = None
+    ) -> None:
         self._corpus, self._name = corpus, name
         self._nearest = Nearest(corpus, name, wanted)
-        self._encoder = RecordedEncoder(self._nearest.info)
+        self._encoder = encoder or RecordedEncoder(self._nearest.info)
 
     @property
     def reads_text(self) -> bool:
@@ -85,10 +89,10 @@ class Searcher:
 
     def _hits(self, found: Neighbours) -> list[Hit]:
         ids = [item for item in found.ids[0].tolist() if item >= 0]
-        uris = self._corpus.read_rows("items", ids, ["uri"])["uri"].to_pylist()
+        items = self._corpus.read_rows("items", ids, ["uri", *TOLD.names]).to_pylist()
         return [
-            Hit(float(score), item, uri, self._caption(item))
-            for item, uri, score in zip(ids, uris, found.scores[0], strict=False)
+            Hit(score=float(score), image_id=id, caption=self._caption(id), **item)
+            for id, item, score in zip(ids, items, found.scores[0], strict=False)
         ]
 
     def _caption(self, item: int) -> str | None:

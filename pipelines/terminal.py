@@ -74,9 +74,11 @@ def _line_of(said: Said) -> str:
 
 def hits(found: Sequence[Hit]) -> Table:
     """The hits of one search, best first as given."""
-    table = _table("score>", "image_id>", "uri", "caption")
+    said = any(hit.original_caption for hit in found)
+    table = _table("score>", "image_id>", "uri", "caption", *(["original caption"] if said else []))
     for hit in found:
-        _add(table, f"{hit.score:.4f}", str(hit.image_id), hit.uri, hit.caption or "")
+        told = [hit.original_caption or ""] if said else []
+        _add(table, f"{hit.score:.4f}", str(hit.image_id), hit.uri, hit.caption or "", *told)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way: schemas <- base <- stages <- pipelines <- cli, and each big library has one door."""
+"""Imports run one way: schemas <- base <- stages <- pipelines <- cli or darkroom; big libraries have one door."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*ROOT.glob("stages/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
+SOURCES = sorted(
+    path for name in ("stages", "pipelines", "darkroom") for path in ROOT.glob(f"{name}/**/*.py")
+)
 
 # Which files may import a library at all.
 DOORS = {
@@ -127,7 +129,7 @@ def test_module_imports_libraries_only_through_their_door(path: Path) -> None:
 def test_stage_module_imports_neither_pipelines_nor_another_stage(path: Path) -> None:
     own = _name(path).removeprefix("stages/").removesuffix(".py").replace("/", ".")
     for module in _imports(path):
-        assert module.split(".")[0] not in ("pipelines", "conf", "tests"), module
+        assert module.split(".")[0] not in ("pipelines", "conf", "darkroom", "tests"), module
         other = module.removeprefix("stages.")
         assert not (module != other and other in STAGES and own in STAGES and other != own), module
 
@@ -150,3 +152,9 @@ def test_pipeline_module_imports_only_lower_layers(path: Path) -> None:
     used = {name for name in rank if any(one == name or one.startswith(f"{name}.") for one in imported)}
     above = [name for name in used if rank[name] > rank[own]]
     assert above == []
+    assert "darkroom" not in {module.split(".")[0] for module in _imports(path)}
+
+
+def test_package_for_notebooks_knows_no_command_line() -> None:
+    for path in ROOT.glob("darkroom/*.py"):
+        assert not {"pipelines.cli", "pipelines.commands", "pipelines.config"} & set(_imports(path))
