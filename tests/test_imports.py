@@ -1,4 +1,4 @@
-"""Imports run one way: schemas <- base <- stages <- pipelines <- cli or darkroom; big libraries have one door."""
+"""Imports run one way: schemas <- base <- stages <- pipelines <- cli; each big library has one door."""
 
 import ast
 from collections.abc import Iterator

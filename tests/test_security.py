@@ -24,7 +24,7 @@ from stages.pocket.corpus import write_pictures
 from stages.towers import load_image_tower, load_text_tower, load_tokenizer
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("conf", "pipelines", "stages", "scripts")
+FOLDERS = ("conf", "pipelines", "darkroom", "stages", "scripts")
 SOURCES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/**/*.py"))
 
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
