@@ -121,24 +121,25 @@ def _lines(stream: io.BufferedReader) -> Iterator[str]:
 
 def _csv_rows(file: ListFile, lines: Iterator[str], delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """A place in the file, and what stands there by column. Raises: ValueError."""
-    rows = csv.reader(lines, delimiter=delimiter)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     names = next(rows, [])
     if len(set(names)) < len(names):
         raise ValueError(f"{file.name} has two columns of one name: {', '.join(names)}")
     file.columns.update(names)
     while True:
+        place = f"line {rows.line_num + 1}"
         try:
             row = next(rows, None)
         except csv.Error as error:
-            file.broken.add(f"line {rows.line_num}", f"is no row ({error})")
+            file.broken.add(place, f"is no row ({error})")
             continue
         if row is None:
             return
         if len(row) == len(names):
-            yield f"line {rows.line_num}", dict(zip(names, row, strict=True))
+            yield place, dict(zip(names, row, strict=True))
         elif row:
             told = f"has {len(row)} fields, not {len(names)}"
-            file.broken.add(f"line {rows.line_num}", told, delimiter.join(row[: len(names)]))
+            file.broken.add(place, told, delimiter.join(row[: len(names)]))
 
 
 def _json_rows(file: ListFile, lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:

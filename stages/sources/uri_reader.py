@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HTTP = ("http", "https")
+_DENIED = ("ACCESS_DENIED", "PERMISSION_DENIED")  # all that pyarrow tells of a bucket that refuses
 
 
 class Target(NamedTuple):
@@ -51,7 +52,6 @@ class UriReader:
         self._config, self._run = config, run
         self.root = container_store(config.path) if config.root is None else open_store(config.root)
         self._lock = threading.Lock()
-        self._buckets: dict[str, Store] = {}
         self._reader: HttpReader | None = None
 
     def read(self, uris: Sequence[str], root: Store | None = None) -> list[Outcome]:
@@ -67,6 +67,8 @@ class UriReader:
 
     def locate(self, uri: str, root: Store | None = None) -> Target | Outcome:
         """Where a URI that is not http(s) leads; or why nowhere."""
+        if "\0" in uri:
+            return missing("the URI names no file")
         scheme, root = scheme_of(uri), root or self.root
         if not scheme:
             return Target(root, uri) if root.is_local and uri.startswith("/") else _below(root, uri)
@@ -75,14 +77,22 @@ class UriReader:
             if parts.netloc not in ("", "localhost"):
                 return missing(f"file://{parts.netloc} is another machine")
             return Target(_LOCAL, unquote(parts.path))
-        bucket, _, key = uri[len(scheme) + 3 :].partition("/")
-        if not bucket or not key:
+        return self._in_bucket(scheme, uri)
+
+    def _in_bucket(self, scheme: str, uri: str) -> Target | Outcome:
+        place, mark, options = uri[len(scheme) + 3 :].partition("?")
+        bucket, _, key = place.partition("/")
+        if not bucket or not key or key.endswith("/"):
             return missing("the URI names no file")
         try:
-            store = self._bucket(f"{scheme}://{bucket}")
+            store = open_store(f"{scheme}://{bucket}{mark}{options}")
         except ValueError as error:
-            return missing(f"no storage is known for {scheme}://: {_line(error)}")
-        return Target(store, store.path(key))
+            return missing(_line(error))
+        except OSError as error:
+            if "not found" not in str(error):
+                raise
+            return missing(f"there is no bucket {bucket}")  # where its region has to be asked for
+        return Target(store, store.path(unquote(key)))
 
     def local_path(self, uri: str) -> str | None:
         """Where a URI leads on this machine's disk; None where it leads elsewhere, or nowhere."""
@@ -119,19 +129,12 @@ class UriReader:
             return missing("the file is not there")
         except PermissionError:
             return missing("the file may not be read")
-        except ValueError as error:  # a NUL in a path
+        except ValueError as error:  # a bucket's path with an empty part
             return missing(f"the URI names no file: {_line(error)}")
         except OSError as error:
-            if "ACCESS_DENIED" in str(error):  # all that pyarrow tells of a bucket that refuses
+            if any(sign in str(error) for sign in _DENIED):
                 return missing("the file may not be read")
             raise
-
-    def _bucket(self, location: str) -> Store:
-        """Raises: ValueError."""
-        with self._lock:
-            if location not in self._buckets:
-                self._buckets[location] = open_store(location)
-            return self._buckets[location]
 
 
 _LOCAL = open_store("/")
