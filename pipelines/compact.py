@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import journal
+from pipelines import containers, journal
 from pipelines.changes import Change, read_changes, tombstones, without
 from pipelines.corpus import FILE, FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
 from pipelines.facts import Compacted, Compaction
@@ -72,6 +72,7 @@ def _compact(corpus: Corpus, target: int) -> Compaction:
     gone = tombstones(corpus)
     done = [_compact_dataset(corpus, name, gone, target) for name in corpus.datasets()]
     done.append(_compact_plan(corpus, gone))
+    containers.fold(corpus)
     if pc.any(pc.equal(changes["change"], Change.FORGOTTEN.value)).as_py():
         corpus.delete_tree(QUARANTINE)
     rebuilt = [name for name in indexes(corpus) if forgetting.holds(corpus, name, gone)]

@@ -2,10 +2,12 @@
 
 `containers/containers-000001.parquet`, one file for each night that read some; of several rows about one
 container the last holds. A row says that all its items were planned, by which rules, and how many they are.
+A row that is lost costs no more than that its container is read again.
 """
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -39,13 +41,18 @@ def known_containers(corpus: Corpus, source: SourceConfig, planned: pa.Table) ->
     `planned`: `source_diff.planned_items`; a plan that was repaired, or a takedown, leaves fewer.
     """
     recorded = {row["container"]: row for row in journal.read_all(corpus, NAME, CONTAINERS).to_pylist()}
-    live = _counts(planned.filter(pc.invert(planned["gone"]))["container"]) if recorded else {}
+    live = items_of(planned) if recorded else {}
     rules = rules_of(source)
     return {
         name: Container(name, row["size"], row["mtime_ns"])
         for name, row in recorded.items()
         if row["rules"] == rules and row["items"] == live.get(name, 0)
     }
+
+
+def items_of(planned: pa.Table) -> Mapping[str, int]:
+    """How many live items each container has. `planned`: `source_diff.planned_items`."""
+    return _counts(planned.filter(pc.invert(planned["gone"]))["container"])
 
 
 def taken_up(source: SourceConfig, read: Sequence[Container], held: pa.ChunkedArray) -> pa.Table:
@@ -58,6 +65,21 @@ def taken_up(source: SourceConfig, read: Sequence[Container], held: pa.ChunkedAr
 def record(corpus: Corpus, rows: pa.Table) -> None:
     """Appends rows of schema `CONTAINERS`, after the plan has their items."""
     journal.append(corpus, NAME, rows)
+
+
+def fold(corpus: Corpus) -> None:
+    """One file for all. Killed in between, the rows are there twice, which says the same."""
+    files = journal.files(corpus, NAME)
+    if len(files) < 2:
+        return
+    newest_first = journal.read_all(corpus, NAME, CONTAINERS)
+    newest_first = newest_first.take(pa.array(np.arange(len(newest_first))[::-1]))
+    names = newest_first["container"].combine_chunks()
+    first = pc.equal(pc.index_in(names, names), pa.array(np.arange(len(names), dtype=np.int32)))
+    journal.append(corpus, NAME, newest_first.filter(first))
+    for file in files:
+        corpus.check_fence()
+        corpus.delete(NAME, file)
 
 
 def _counts(containers: pa.ChunkedArray) -> Mapping[str, int]:

@@ -129,9 +129,12 @@ def compare(
     planned_next = pa.concat_tables([new.select(NEW.names).cast(NEW), _retried(again)]).sort_by("uri")
     cut = set(allowed["container"].slice(len(taken)).drop_null().unique().to_pylist())
     whole = [one for one in listing.read if one.name not in cut]
+    same = pc.invert(
+        pc.or_(pc.is_in(listed["uri"], found["uri"].combine_chunks()), pc.is_null(listed["image_id"]))
+    )
     stays = listed.filter(
         pc.or_(
-            pc.and_(pc.is_valid(listed["image_id"]), pc.invert(forgotten.has_uri(listed["uri"]))),
+            pc.and_(same, pc.invert(forgotten.has_uri(listed["uri"]))),
             pc.is_in(listed["uri"], planned_next["uri"].combine_chunks()),
         )
     )

@@ -1,13 +1,14 @@
 """What a night is up against before it starts: the source, the plan, and whether the two go together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.changes import Change, tombstones
 from pipelines.config import ConfigError
-from pipelines.containers import known_containers
+from pipelines.containers import items_of, known_containers
 from pipelines.corpus import Corpus
 from pipelines.index.texts import read_texts
 from pipelines.jobs import NightlyConfig, Source
@@ -40,7 +41,9 @@ def list_news(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Produc
     known = known_containers(corpus, config.source, planned)
     again = pa.array(rejected_items(corpus, wanted, config.retry), pa.int64())
     retried = planned.filter(pc.is_in(planned["image_id"], again))["container"].unique().to_pylist()
-    return list_source(config.source, {name: one for name, one in known.items() if name not in retried})
+    listing = list_source(config.source, {name: one for name, one in known.items() if name not in retried})
+    items = items_of(planned)
+    return replace(listing, known=sum(items.get(name, 0) for name in listing.unchanged))
 
 
 def check_night(config: NightlyConfig, corpus: Corpus, wanted: Mapping[str, Product], items: int) -> None:

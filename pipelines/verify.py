@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from pipelines import changes, forgotten, journal, plan
+from pipelines import changes, containers, forgotten, journal, plan
 from pipelines.corpus import LOCK, QUARANTINE, Corpus, CorpusError, DatasetInfo
 from pipelines.facts import Damage, Verification
 from pipelines.index.inspection import inspect_index
@@ -27,7 +27,10 @@ _LOSS = {
     forgotten.NAME: "what was taken down could come back without it",
 }
 _KINDS = ("answers", "captions", "embeddings")
-_KNOWN = {*_KINDS, *_JOURNALS, "items", "index", plan.NAME, "runs", "mlflow", QUARANTINE, LOCK, SOURCE}
+_KNOWN = {
+    *(*_KINDS, *_JOURNALS, containers.NAME, plan.NAME, "items", "index", "runs", "mlflow"),
+    *(QUARANTINE, LOCK, SOURCE),
+}
 
 
 @dataclass
@@ -91,6 +94,7 @@ def inspect(corpus: Corpus) -> _Inspection:
     found = _Inspection(corpus)
     listings = {name: corpus.listing(name) for name in _datasets(corpus)}
     _inspect_journals(found)
+    _inspect_containers(found)
     _inspect_plan(found)
     _inspect_orphans(found, listings["items"])
     for name, listing in listings.items():
@@ -128,6 +132,20 @@ def _inspect_journal(found: _Inspection, name: str, file: str, schema: pa.Schema
         problem = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
         found.blame(path, f"{problem}; {_LOSS[name]}: put a copy of it back", Remedy.NONE)
         found.changes_whole = found.changes_whole and name != changes.NAME
+
+
+def _inspect_containers(found: _Inspection) -> None:
+    """A gap between their numbers is none: compaction folds them into one."""
+    name = containers.NAME
+    files = journal.files(found.corpus, name)
+    found.stray(name, set(found.count(name)) - set(files))
+    for file in files:
+        try:
+            read_sealed(found.corpus, f"{name}/{file}", containers.CONTAINERS)
+        except FileNotFoundError:
+            continue  # folded since it was listed
+        except CorpusError as error:
+            found.blame(f"{name}/{file}", f"{error}; what it names is read again without it", Remedy.RECORD)
 
 
 def _inspect_plan(found: _Inspection) -> None:
