@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pyarrow import fs
 
-from stages.stores import Store
+from stages.stores import Store, says_not_found
 
 _log = logging.getLogger(__name__)
 
@@ -118,11 +118,15 @@ def path_below(store: Store, name: str) -> str | None:
 
 
 class Opened(NamedTuple):
-    """A file that is read by ranges, from several threads at a time."""
+    """A file that is read by ranges, from several threads at a time.
+
+    `read_at`: (first byte, count) -> the bytes, fewer at the end of the file; raises FileNotFoundError where
+    a bucket has lost it meanwhile.
+    """
 
     size: int
     mtime_ns: int
-    read_at: Callable[[int, int], bytes]  # (first byte, count) -> the bytes, fewer at the end of the file
+    read_at: Callable[[int, int], bytes]
 
 
 @contextmanager
@@ -142,5 +146,14 @@ def opened(store: Store, name: str) -> Iterator[Opened]:
     info = store.filesystem.get_file_info(path)
     if info.type != fs.FileType.File:
         raise FileNotFoundError(errno.ENOENT, "is no file", path)
+
+    def read_at(at: int, count: int) -> bytes:
+        try:
+            return bytes(remote.read_at(count, at))
+        except OSError as error:
+            if says_not_found(error):
+                raise FileNotFoundError(errno.ENOENT, "went away", path) from error
+            raise
+
     with store.filesystem.open_input_file(path) as remote:
-        yield Opened(info.size or 0, info.mtime_ns or 0, lambda at, count: bytes(remote.read_at(count, at)))
+        yield Opened(info.size or 0, info.mtime_ns or 0, read_at)

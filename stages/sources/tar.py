@@ -175,7 +175,10 @@ def _ranges(wanted: Sequence[_Wanted]) -> list[list[_Wanted]]:
 def _read_range(task: tuple[Opened, Sequence[_Wanted]]) -> _Outcomes:
     file, rows = task
     start, end = rows[0].position, max(one.end for one in rows)
-    data = memoryview(file.read_at(start, end - start))
+    try:
+        data = memoryview(file.read_at(start, end - start))
+    except FileNotFoundError:
+        return dict.fromkeys((one.row for one in rows), missing("the tar is not there"))
     return {one.row: _cut(data[one.position - start : one.end - start], one.size) for one in rows}
 
 
