@@ -1,5 +1,6 @@
 """What a bucket wants done otherwise than a folder: uploads of all or nothing, local copies, moves."""
 
+import ctypes
 import io
 import mmap
 import os
@@ -25,14 +26,19 @@ def upload(filesystem: pafs.FileSystem, data: bytes | memoryview | pa.Buffer, pa
     """In a thread of its own, which no signal interrupts. Raises: OSError; nothing has that name then.
 
     An output stream of Arrow's *completes* the upload when it is closed or goes away, also while an exception
-    unwinds: what was written until then would stand under the final name. So nothing may be raised between
-    its opening and its end but what Arrow raises, which does not complete it. `pafs.copy_files` is no way
-    out: with delayed opening it takes a failed upload for a good one.
+    unwinds, and also after a part was refused: what was sent until then would stand under the final name. So
+    one that failed is neither closed nor let go, and nothing but Arrow can raise between its opening and its
+    end. `pafs.copy_files` is no way out: with delayed opening it takes a failed upload for a good one.
     """
 
     def send() -> None:
-        with filesystem.open_output_stream(path, compression=None) as stream:
+        stream = filesystem.open_output_stream(path, compression=None)
+        try:
             stream.write(data)
+        except BaseException:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
+            raise
+        stream.close()
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(send).result()

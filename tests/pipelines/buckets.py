@@ -14,14 +14,13 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-# Nothing looks for credentials on this machine or its network, and nothing goes through a proxy.
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "tests",
-    "AWS_SECRET_ACCESS_KEY": "tests",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "NO_PROXY": "127.0.0.1",
-    "no_proxy": "127.0.0.1",
-}
+# As this is imported, before any test starts Ray, whose workers know what it knew when it started. Nothing
+# looks for credentials on this machine or its network, and nothing goes through a proxy.
+os.environ |= {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+for _name in ("NO_PROXY", "no_proxy"):
+    os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1"]))
+
 _REGION = "us-east-1"
 
 
@@ -77,7 +76,6 @@ def s3_server() -> Iterator[int]:
                 [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env=os.environ | ENVIRONMENT,
             )
         try:
             yield _port(process, said.name)
@@ -96,9 +94,7 @@ def _port(process: subprocess.Popen[bytes], said: str) -> int:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[int]:
-    with pytest.MonkeyPatch.context() as patch, s3_server() as port:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
+    with s3_server() as port:
         yield port
 
 

@@ -91,6 +91,16 @@ def test_nightly_in_a_bucket_leaves_what_it_leaves_in_a_folder(after_a_night: Pl
     assert kinds == {"plan", "items", "embeddings", "captions", "index", "runs"}
 
 
+@pytest.mark.ray
+def test_nightly_on_ray_in_a_bucket_leaves_what_it_leaves_without(
+    after_a_night: Places, ray_cluster: None
+) -> None:
+    bucket = after_a_night.bucket
+    places = (f"source.path={bucket.url('photos')}", f"corpus={bucket.url('on ray')}")
+    darkroom(None, "nightly", "cluster=ray", "encoder.actors.count=1", *NIGHT[1:], *places)
+    assert values(Corpus(bucket.url("on ray"))) == values(after_a_night.corpus)
+
+
 def test_second_night_over_the_same_bucket_changes_nothing(after_a_night: Places) -> None:
     before = after_a_night.corpus_files()
     after_a_night.night()

@@ -85,6 +85,10 @@ class Zygote:
     ) -> None:
         self._process.communicate()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def run(self, order: Order) -> Ended:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
