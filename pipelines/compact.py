@@ -153,7 +153,7 @@ def _common(corpus: Corpus, name: str, parts: Sequence[Part]) -> tuple[pa.Schema
     """The schema and the fingerprint of all parts. Raises: CorpusError where a file is of other values."""
     info = corpus.info(name)
     if info is None:
-        raise CorpusError(f"{corpus.path(name, 'dataset.json')} is damaged: run darkroom nightly again")
+        raise CorpusError(f"{corpus.path(name, '_dataset.json')} is damaged: run darkroom nightly again")
     schema: pa.Schema | None = None
     for part in parts:
         with corpus.open_parquet(name, part.file) as opened:

@@ -198,12 +198,12 @@ class Corpus(Files):
         folders = [entry.base_name for entry in self.entries() if entry.type == pafs.FileType.Directory]
         kinds = [name for name in folders if name != QUARANTINE]
         named = [f"{kind}/{entry.base_name}" for kind in kinds for entry in self.entries(kind)]
-        return [name for name in sorted(kinds + named) if self.exists(name, "dataset.json")]
+        return [name for name in sorted(kinds + named) if self.exists(name, "_dataset.json")]
 
     def info(self, dataset: str) -> DatasetInfo | None:
-        """None where there is no such dataset, or its `dataset.json` is torn or damaged."""
+        """None where there is no such dataset, or its `_dataset.json` is torn or damaged."""
         try:
-            return DatasetInfo.from_json(self.read_bytes(dataset, "dataset.json"))
+            return DatasetInfo.from_json(self.read_bytes(dataset, "_dataset.json"))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -214,7 +214,7 @@ class Corpus(Files):
             check_same(stored, info)
         elif not all(self._is_of(info, part) for part in self.listing(info.name).visible):
             raise DriftError(
-                f"{info.name} has shards of other values and no readable dataset.json: "
+                f"{info.name} has shards of other values and no readable _dataset.json: "
                 f"drop them with overwrite=[{info.name}]"
             )
 
@@ -230,7 +230,7 @@ class Corpus(Files):
         """
         self.check(info)
         if self.info(info.name) is None:
-            self.write_bytes(info.to_json(), info.name, "dataset.json")
+            self.write_bytes(info.to_json(), info.name, "_dataset.json")
         self._written[info.name] = info.fingerprint
 
     def drop(self, dataset: str) -> None:
@@ -238,7 +238,7 @@ class Corpus(Files):
         listing = self.listing(dataset)
         for part in [*listing.hidden, *listing.visible]:
             self.delete(dataset, part.file)
-        self.delete(dataset, "dataset.json")
+        self.delete(dataset, "_dataset.json")
         self._written.pop(dataset, None)
 
 

@@ -1,4 +1,4 @@
-"""What identifies the values of a dataset: `dataset.json`, its fingerprint, and drift from it."""
+"""What identifies the values of a dataset: `_dataset.json`, its fingerprint, and drift from it."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.json` records. `identity` is what the fingerprint was taken over."""
+    """What `_dataset.json` records. `identity` is what the fingerprint was taken over."""
 
     name: str
     identity: Mapping[str, Any]
@@ -63,7 +63,7 @@ class DatasetInfo:
 
 
 def columns_of(schema: pa.Schema) -> dict[str, str]:
-    """Names and types, as `dataset.json` records them."""
+    """Names and types, as `_dataset.json` records them."""
     return {column.name: _type_name(column.type) for column in schema}
 
 

@@ -124,7 +124,7 @@ def _head_problem(file: pq.ParquetFile, part: Part, info: DatasetInfo | None) ->
     if info is not None and stamp(schema) != info.fingerprint:
         return f"it holds values of fingerprint {stamp(schema)}, the dataset's is {info.fingerprint}"
     if info is not None and columns_of(schema) != info.columns:
-        return "its columns are not those of dataset.json"
+        return "its columns are not those of _dataset.json"
     return None
 
 

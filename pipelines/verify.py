@@ -20,7 +20,7 @@ from pipelines.source_record import SOURCE
 from stages.index.vectors import Ids
 from stages.schemas import PLAN
 
-_RECORD = "dataset.json"
+_RECORD = "_dataset.json"
 _JOURNALS = {changes.NAME: changes.CHANGES, forgotten.NAME: forgotten.FORGOTTEN}
 _LOSS = {
     changes.NAME: "which items are gone is not known without it",

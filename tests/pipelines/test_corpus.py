@@ -130,7 +130,7 @@ def test_claim_with_other_identity_names_both_fingerprints_and_the_change(corpus
 def test_claim_with_torn_record_and_shards_of_the_same_values_writes_it_again(corpus: Corpus) -> None:
     info = _claimed(corpus, "describe")
     corpus.write_shard("captions/a", 0, _captions(0))
-    corpus.write_bytes(info.to_json()[:20], "captions/a", "dataset.json")
+    corpus.write_bytes(info.to_json()[:20], "captions/a", "_dataset.json")
     corpus.claim(info)
     assert corpus.info("captions/a") == info
 
@@ -138,7 +138,7 @@ def test_claim_with_torn_record_and_shards_of_the_same_values_writes_it_again(co
 def test_check_with_torn_record_and_shards_of_other_values_is_drift(corpus: Corpus) -> None:
     info = _claimed(corpus, "describe")
     corpus.write_shard("captions/a", 0, _captions(0))
-    corpus.write_bytes(info.to_json()[:20], "captions/a", "dataset.json")
+    corpus.write_bytes(info.to_json()[:20], "captions/a", "_dataset.json")
     with pytest.raises(DriftError):
         corpus.check(DatasetInfo.of("captions/a", schemas.CAPTIONS, {"prompt": "explain"}))
 
@@ -156,7 +156,7 @@ def test_info_with_any_value_changed_counts_as_absent(corpus: Corpus, changed: s
     corpus.claim(info)
     stored = json.loads(info.to_json())
     stored[changed] = "0" if changed == "checksum" else {**stored[changed], "more": "1"}
-    corpus.write_bytes(json.dumps(stored).encode(), "captions/a", "dataset.json")
+    corpus.write_bytes(json.dumps(stored).encode(), "captions/a", "_dataset.json")
     assert corpus.info("captions/a") is None
 
 

@@ -108,7 +108,7 @@ def _partial_files(folder: Path) -> list[Path]:
     ("name", "named", "words"),
     [
         ("plan-000001", "plan-000001", ()),
-        ("dataset.json", "dataset.json", ()),
+        ("_dataset.json", "_dataset.json", ()),
         ("shard-0000000001", "shard-0000000001", ()),
         ("/index/", "/index/pocket/work/", ()),
         ("/index/", "/runs/", ("index=none",)),

@@ -31,7 +31,7 @@ PICTURES, BROKEN, SEED = 13, 2, 31
 QUESTION = "how many objects are there?"
 NIGHT = ("nightly", "cluster=local", "tracking=off", "index=exact", f"questions=[{QUESTION}]")
 # Whole or absent: they say what can be found out again.
-STATE_FILES = ("dataset.json", "CURRENT", "meta.json", "metrics.json", "LOCK")
+STATE_FILES = ("_dataset.json", "CURRENT", "meta.json", "metrics.json", "LOCK")
 
 
 @pytest.fixture(scope="module")

@@ -274,7 +274,7 @@ def test_searcher_embeddings_of_another_model_are_refused(tmp_path: Path) -> Non
     info = made.corpus.info("embeddings/tiny")
     assert info is not None
     other = replace(info, identity={**info.identity, "encoder": {"weights": "other"}})
-    made.corpus.write_bytes(other.to_json(), "embeddings", "tiny", "dataset.json")
+    made.corpus.write_bytes(other.to_json(), "embeddings", "tiny", "_dataset.json")
 
     with pytest.raises(CorpusError, match="index tiny is not of the present embeddings/tiny"):
         Searcher(made.corpus, "tiny")

@@ -168,7 +168,7 @@ def _swap(corpus: Corpus, one: str, other: str) -> None:
     [
         (f"captions/a/{shard_file(3)}", f"captions/a/{shard_file(4)}"),
         (f"items/{shard_file(3)}", f"captions/a/{shard_file(3)}"),
-        ("items/dataset.json", "captions/a/dataset.json"),
+        ("items/_dataset.json", "captions/a/_dataset.json"),
         ("plan/plan-000001.parquet", "plan/plan-000002.parquet"),
         ("changes/changes-000001.parquet", "changes/changes-000002.parquet"),
         ("index/a/gen-000002/meta.json", "index/a/gen-000003/meta.json"),
@@ -257,7 +257,7 @@ def _flip(corpus: Corpus, path: str, share: float = 0.3) -> None:
         f"captions/a/{shard_file(4)}",
         f"items/{merged_file(0, MERGED - 1)}",
         f"embeddings/a/{merged_file(0, MERGED - 1)}",
-        "answers/a/dataset.json",
+        "answers/a/_dataset.json",
         "index/a/templates/{template}/template.faiss",
         "index/a/templates/{template}/template.json",
         "index/a/parts/{base}/lists.bin",
