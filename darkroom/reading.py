@@ -110,7 +110,7 @@ class Corpus:
         dataset = self._name("embeddings", name)
         info = self._corpus.info(dataset)
         if info is None:
-            raise CorpusError(f"{dataset} of {self._corpus.location} has no readable dataset.json")
+            raise CorpusError(f"{dataset} of {self._corpus.location} has no readable _dataset.json")
         return self._reader(dataset, schemas.embeddings(int(info.properties["dim"])), where, columns)
 
     def search(
