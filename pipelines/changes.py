@@ -93,3 +93,12 @@ def without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
         return table
     left_out = np.isin(table["image_id"].to_numpy(), gone)
     return table.filter(pa.array(~left_out)) if left_out.any() else table
+
+
+def about(answers: pa.Table, ids: npt.NDArray[np.int64]) -> pa.Array:
+    """bool [rows]: whether an answer is about a group, in `images`, that one of these items is in."""
+    images = answers["images"].combine_chunks()
+    found = pc.is_in(pc.list_flatten(images), pa.array(ids, pa.int64()))
+    rows = np.zeros(len(answers), bool)
+    rows[pc.list_parent_indices(images).filter(found).to_numpy()] = True
+    return pa.array(rows)

@@ -32,6 +32,7 @@ from pipelines.jobs import (
     VerifyConfig,
 )
 from pipelines.legible import legible, legible_json
+from pipelines.metadata import tells_of_items
 from pipelines.neighbours import join_neighbours
 from pipelines.nightly import nightly, preview
 from pipelines.preview import preview_generators
@@ -144,9 +145,13 @@ def _index_plan(config: IndexPlanJob, screen: Console) -> int:
 
 def _describe(config: DescribeConfig, screen: Console) -> int:
     corpus = Corpus(config.corpus)
-    datasets, built = describe(corpus), indexes(corpus)
-    plain = {"datasets": [asdict(one) for one in datasets], "indexes": [one.to_dict() for one in built]}
-    _show(screen, config.format, plain, terminal.description(datasets, built))
+    datasets, built, told = describe(corpus), indexes(corpus), tells_of_items(corpus)
+    plain: dict[str, Any] = {
+        "datasets": [asdict(one) for one in datasets],
+        "indexes": [one.to_dict() for one in built],
+    }
+    plain["told"] = None if told is None else asdict(told)
+    _show(screen, config.format, plain, terminal.description(datasets, built, told))
     if config.format is Format.TABLE and built:
         screen.print(f"faiss's OpenBLAS kernel: {blas_kernel()}")
     return 0

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import containers, journal
-from pipelines.changes import Change, read_changes, tombstones, without
+from pipelines.changes import Change, about, read_changes, tombstones, without
 from pipelines.corpus import FILE, FINGERPRINT, QUARANTINE, Corpus, CorpusError, stamp
 from pipelines.facts import Compacted, Compaction
 from pipelines.index import forgetting
@@ -26,6 +26,27 @@ from stages.schemas import PLAN, ROW_BITS
 # The footer of a merged file is read for each row that is wanted of it: with so many row groups it stays
 # under a megabyte.
 _MOST_SHARDS = 1024
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Ids of items, ascending: all that are gone, and those of them that were taken down."""
+
+    gone: Ids
+    forgotten: Ids
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "_Lost":
+        changes = read_changes(corpus)
+        forgotten = changes.filter(pc.equal(changes["change"], Change.FORGOTTEN.value))
+        return cls(tombstones(corpus), np.unique(forgotten["image_id"].to_numpy()))
+
+    def kept(self, rows: pa.Table) -> pa.Table:
+        """Without the rows of what is gone, and without answers that tell of others what was taken down."""
+        rows = without(rows, self.gone)
+        if "images" not in rows.column_names or not len(self.forgotten):
+            return rows
+        return rows.filter(pc.invert(about(rows, self.forgotten)))
 
 
 @dataclass(frozen=True)
@@ -51,31 +72,30 @@ def compact(config: CompactConfig) -> Compaction:
 
 
 def _preview(corpus: Corpus, target: int) -> Compaction:
-    gone = tombstones(corpus)
-    datasets = [_preview_dataset(corpus, name, gone, target) for name in corpus.datasets()]
+    lost = _Lost.of(corpus)
+    datasets = [_preview_dataset(corpus, name, lost, target) for name in corpus.datasets()]
     return Compaction(
-        tuple(datasets), tuple(name for name in indexes(corpus) if forgetting.holds(corpus, name, gone))
+        tuple(datasets), tuple(name for name in indexes(corpus) if forgetting.holds(corpus, name, lost.gone))
     )
 
 
-def _preview_dataset(corpus: Corpus, name: str, gone: Ids, target: int) -> Compacted:
+def _preview_dataset(corpus: Corpus, name: str, lost: _Lost, target: int) -> Compacted:
     listing, before = corpus.listing(name), _totals(corpus, name)
-    runs = _due(corpus, name, gone, target)
+    runs = _due(corpus, name, lost, target)
     files = before.files - len(listing.hidden) - sum(len(run) - 1 for run in runs)
-    dropped = sum(_rows_gone(corpus, name, part, gone) for part in listing.visible)
+    dropped = sum(_rows_lost(corpus, name, part, lost) for part in listing.visible)
     return Compacted(name, before.files, files, before.size, None, dropped)
 
 
 def _compact(corpus: Corpus, target: int) -> Compaction:
     corpus.remove_partial_files()
-    changes = read_changes(corpus)
-    gone = tombstones(corpus)
-    done = [_compact_dataset(corpus, name, gone, target) for name in corpus.datasets()]
-    done.append(_compact_plan(corpus, gone))
+    lost = _Lost.of(corpus)
+    done = [_compact_dataset(corpus, name, lost, target) for name in corpus.datasets()]
+    done.append(_compact_plan(corpus, lost.gone))
     containers.fold(corpus)
-    if pc.any(pc.equal(changes["change"], Change.FORGOTTEN.value)).as_py():
+    if len(lost.forgotten):
         corpus.delete_tree(QUARANTINE)
-    rebuilt = [name for name in indexes(corpus) if forgetting.holds(corpus, name, gone)]
+    rebuilt = [name for name in indexes(corpus) if forgetting.holds(corpus, name, lost.gone)]
     for name in rebuilt:
         forgetting.drop_gone(corpus, name)
     for name in indexes(corpus):
@@ -86,13 +106,13 @@ def _compact(corpus: Corpus, target: int) -> Compaction:
 # Datasets
 
 
-def _compact_dataset(corpus: Corpus, name: str, gone: Ids, target: int) -> Compacted:
+def _compact_dataset(corpus: Corpus, name: str, lost: _Lost, target: int) -> Compacted:
     before, dropped = _totals(corpus, name), 0
     _remove_hidden(corpus, name)
     # Merged files may come out smaller than their parts, and then join with their neighbours: so go on until
     # there is nothing to do, and a second compaction finds nothing either.
-    while runs := _due(corpus, name, gone, target):
-        dropped += sum(_merge(corpus, name, run, gone) for run in runs)
+    while runs := _due(corpus, name, lost, target):
+        dropped += sum(_merge(corpus, name, run, lost) for run in runs)
     after = _totals(corpus, name)
     return Compacted(name, before.files, after.files, before.size, after.size, dropped)
 
@@ -102,7 +122,7 @@ def _totals(corpus: Corpus, name: str) -> _Totals:
     return _Totals(len(sizes), sum(sizes))
 
 
-def _due(corpus: Corpus, name: str, gone: Ids, target: int) -> list[list[Part]]:
+def _due(corpus: Corpus, name: str, lost: _Lost, target: int) -> list[list[Part]]:
     """Runs of neighbouring files to be merged, and single files that hold rows of items that are gone."""
     runs: list[list[Part]] = []
     for part in corpus.listing(name).visible:
@@ -110,7 +130,7 @@ def _due(corpus: Corpus, name: str, gone: Ids, target: int) -> list[list[Part]]:
             runs[-1].append(part)
         else:
             runs.append([part])
-    return [run for run in runs if len(run) > 1 or _rows_gone(corpus, name, run[0], gone)]
+    return [run for run in runs if len(run) > 1 or _rows_lost(corpus, name, run[0], lost)]
 
 
 def _joins(run: Sequence[Part], part: Part, target: int) -> bool:
@@ -126,15 +146,20 @@ def _is_full(part: Part, target: int) -> bool:
     return part.merged and (part.size * 2 >= target or len(part.shards) * 2 >= _MOST_SHARDS)
 
 
-def _rows_gone(corpus: Corpus, name: str, part: Part, gone: Ids) -> int:
-    """How many rows of items that are gone a file holds; reads the ids of shards that had such items."""
-    here = gone[(gone >= part.first << ROW_BITS) & (gone < (part.last + 1) << ROW_BITS)]
+def _rows_lost(corpus: Corpus, name: str, part: Part, lost: _Lost) -> int:
+    """How many rows of a file go. Reads shards that had items which are gone; of answers, which may be about
+    items of other shards, all of them.
+    """
+    here = lost.gone[(lost.gone >= part.first << ROW_BITS) & (lost.gone < (part.last + 1) << ROW_BITS)]
     shards = np.unique(here >> ROW_BITS).tolist()
-    tables = corpus.scan(name, ["image_id"], shards)
-    return sum(len(table) - len(without(table, here)) for _, table in tables)
+    columns = ["image_id"]
+    if name.startswith("answers/") and len(lost.forgotten):
+        shards, columns = list(part.shards), ["image_id", "images"]
+    tables = corpus.scan(name, columns, shards)
+    return sum(len(table) - len(lost.kept(table)) for _, table in tables)
 
 
-def _merge(corpus: Corpus, name: str, parts: Sequence[Part], gone: Ids) -> int:
+def _merge(corpus: Corpus, name: str, parts: Sequence[Part], lost: _Lost) -> int:
     """One file for its parts, a row group a shard, in the memory of one shard; returns the rows left out."""
     first, last = parts[0].first, parts[-1].last
     schema, made = _common(corpus, name, parts)
@@ -142,7 +167,7 @@ def _merge(corpus: Corpus, name: str, parts: Sequence[Part], gone: Ids) -> int:
     metadata = {FINGERPRINT: made}
     with corpus.writing_parquet(schema, name, file, metadata=metadata, check=corpus.check_fence) as writer:
         for _, table in corpus.scan(name, shards=range(first, last + 1)):
-            kept = without(table, gone)
+            kept = lost.kept(table)
             writer.write_table(kept, max(len(kept), 1))
             dropped += len(table) - len(kept)
     _remove_hidden(corpus, name)

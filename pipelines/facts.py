@@ -86,14 +86,24 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A key of the source's metadata and its value, cut."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """`thumbnail`: a data URI of `report.thumbnail`."""
+    """`thumbnail`: a data URI of `report.thumbnail`. `original_caption`, `told`: what the source says."""
 
     thumbnail: str
     uri: str
     image_id: int
     caption: str | None = None
     answers: tuple[Answer, ...] = ()
+    original_caption: str | None = None
+    told: tuple[Told, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,31 @@ class Dataset:
     rejects: Mapping[str, int]
     fingerprint: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class MetadataKey:
+    """A key of metadata: how many items have a value for it, by the type of the value."""
+
+    name: str
+    types: Mapping[str, int]
+
+    @property
+    def count(self) -> int:
+        return sum(self.types.values())
+
+
+@dataclass(frozen=True)
+class TellsOfItems:
+    """What the source says of `looked_at` items, of all `items` or of some shards spread over them.
+
+    `captions`: how many have an original caption; `keys` of metadata, the most frequent first.
+    """
+
+    items: int
+    looked_at: int
+    captions: int
+    keys: tuple[MetadataKey, ...]
 
 
 @dataclass(frozen=True)

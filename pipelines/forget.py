@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.changes import Change, gone, record, tombstones
+from pipelines.changes import Change, about, gone, record, tombstones
 from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
 from pipelines.forgotten import FORGOTTEN, remember, uri_digest
@@ -55,7 +56,8 @@ def forget(config: ForgetConfig) -> Takedown:
         remember(corpus, _remembered(found, unknown if config.uris else ()))
         already = set(tombstones(corpus).tolist())
         record(corpus, gone(sorted(set(ids) - already), Change.FORGOTTEN))
-        pages = [path for path in _pages(corpus) if shows(corpus.read_bytes(path).decode(), ids, texts)]
+        shown = ids + _asked_about(corpus, ids)
+        pages = [path for path in _pages(corpus) if shows(corpus.read_bytes(path).decode(), shown, texts)]
         for path in pages:
             corpus.write_bytes(_PAGE, path)
         return Takedown(len(found), len(found) - len(named), len(pages), unknown)
@@ -99,12 +101,24 @@ def _remembered(found: pa.Table, uris: Sequence[str]) -> pa.Table:
 
 
 def _texts(corpus: Corpus, found: pa.Table) -> set[str]:
-    """What a page would say of these images: their URIs and captions."""
+    """What a page may say of these images away from their ids: URIs, and captions, which are searched for.
+
+    What the source says of them stands beside their ids, or beside that of the group they were shown with.
+    """
     texts, ids = set(found["uri"].to_pylist()), found["image_id"].combine_chunks()
     for dataset in (name for name in corpus.datasets() if name.startswith("captions/")):
         rows = stored_rows(corpus, dataset, CAPTIONS, ids, ["image_id", "caption"])
         texts.update(rows["caption"].drop_null().to_pylist())
     return texts - {""}
+
+
+def _asked_about(corpus: Corpus, ids: Sequence[int]) -> list[int]:
+    """The images at which answers about a group of images stand that one of these is in."""
+    found: set[int] = set()
+    for dataset in (name for name in corpus.datasets() if name.startswith("answers/")):
+        for _, rows in corpus.scan(dataset, ["image_id", "images"]):
+            found.update(rows.filter(about(rows, np.array(ids, np.int64)))["image_id"].to_pylist())
+    return sorted(found)
 
 
 def _pages(corpus: Corpus) -> Iterator[str]:

@@ -2,22 +2,26 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import journal, plan
+from pipelines.changes import tombstones, without
 from pipelines.corpus import Corpus
-from stages.schemas import TOLD
+from pipelines.facts import MetadataKey, TellsOfItems, Told
+from pipelines.plan import planned_shards
+from stages.questions.templates import as_text
+from stages.schemas import SHARD_ROWS, TOLD
 from stages.sources.listing import Listing
-from stages.told import parsed
+from stages.told import at_name, parsed
 
 _PART = 1 << 16
 _SHOWN = 20
+# Of a picture on a page.
+CAPTION_CHARS, _VALUE_CHARS, _VALUES = 300, 80, 6
 
 _TYPES: dict[type, str] = {
     bool: "truth value",
@@ -29,28 +33,40 @@ _TYPES: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Key:
-    """A key of metadata: how many items have a value for it, by the type of the value."""
+class Keys:
+    """Counts the keys of JSON objects."""
 
-    name: str
-    types: Mapping[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._found: dict[str, Counter[str]] = {}
 
-    @property
-    def count(self) -> int:
-        return sum(self.types.values())
+    def add(self, texts: Iterable[str | None]) -> None:
+        for text in texts:
+            for name, value in parsed(text).items():
+                counts = self._found.setdefault(name, Counter())
+                if value is not None:
+                    counts[_TYPES[type(value)]] += 1
+
+    def counted(self) -> tuple[MetadataKey, ...]:
+        """The most frequent first; one that is null everywhere has no types."""
+        keys = [MetadataKey(name, dict(counts.most_common())) for name, counts in self._found.items()]
+        return tuple(sorted(keys, key=lambda key: (-key.count, key.name)))
 
 
-def keys_of(texts: Iterable[str | None]) -> list[Key]:
-    """The keys of JSON objects, the most frequent first; one that is null everywhere has no types."""
-    found: dict[str, Counter[str]] = {}
-    for text in texts:
-        for name, value in parsed(text).items():
-            counts = found.setdefault(name, Counter())
-            if value is not None:
-                counts[_TYPES[type(value)]] += 1
-    keys = [Key(name, dict(counts.most_common())) for name, counts in found.items()]
-    return sorted(keys, key=lambda key: (-key.count, key.name))
+def tells_of_items(corpus: Corpus) -> TellsOfItems | None:
+    """Of up to 65,536 items that are not gone, in shards spread over the corpus; None for nothing said."""
+    gone, shards, keys = tombstones(corpus), corpus.shards("items"), Keys()
+    looked_at = captions = 0
+    chosen = [shards[place] for place in evenly(len(shards), _PART // SHARD_ROWS)]
+    for _, table in corpus.scan("items", ["image_id", *TOLD.names], chosen):
+        kept = without(table, gone)
+        looked_at += len(kept)
+        captions += len(kept) - kept["original_caption"].null_count
+        keys.add(kept["metadata"].to_pylist())
+    found = keys.counted()
+    if not captions and not found:
+        return None
+    items = sum(shard.rows - len(shard.gone) for shard in planned_shards(corpus))
+    return TellsOfItems(items if len(chosen) < len(shards) else looked_at, looked_at, captions, found)
 
 
 def told_parts(corpus: Corpus, listing: Listing) -> Iterator[pa.Table]:
@@ -92,11 +108,31 @@ def _has(texts: pa.ChunkedArray, name: str) -> bool:
 def shown_keys(parts: Iterable[pa.Table]) -> str:
     """The keys of the first rows, for a message."""
     first = next(iter(parts), None)
-    texts: list[Any] = [] if first is None else first["metadata"].slice(0, 1000).to_pylist()
-    names = [f"metadata.{key.name}" for key in keys_of(texts)]
+    keys = Keys()
+    keys.add([] if first is None else first["metadata"].slice(0, 1000).to_pylist())
+    names = [f"metadata.{key.name}" for key in keys.counted()]
     return ", ".join(names[:_SHOWN]) or "nothing"
 
 
 def evenly(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, spread over all of them, ascending."""
+    if not count:
+        return []
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
+
+
+def told_values(text: str | None, first: Sequence[str] = ()) -> tuple[Told, ...]:
+    """A few values of one image for a page: those named `first`, then as they come, without nested ones."""
+    told = parsed(text)
+    values = {name: at_name(told, name) for name in [*first, *told]}
+    plain = {
+        name: as_text(value)
+        for name, value in values.items()
+        if name in first or not isinstance(value, list | dict)
+    }
+    shown = [(name, value) for name, value in plain.items() if value is not None]
+    return tuple(Told(name[:_VALUE_CHARS], str(cut(value, _VALUE_CHARS))) for name, value in shown[:_VALUES])
+
+
+def cut(text: str | None, most: int) -> str | None:
+    return text if text is None or len(text) <= most else f"{text[: most - 1]}…"

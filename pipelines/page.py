@@ -25,6 +25,7 @@ from pipelines.facts import (
     SampleSearch,
     Totals,
 )
+from pipelines.metadata import CAPTION_CHARS, cut, told_values
 from pipelines.night import Night
 from pipelines.plan import planned_rows
 from pipelines.report import thumbnail
@@ -33,8 +34,9 @@ from pipelines.search import Searcher
 from pipelines.source_diff import describe_diff
 from stages.base import Image, unpack_views
 from stages.decode import DecodeImages
+from stages.questions.files import load_questions
 from stages.resize import Policy, ResizeConfig
-from stages.schemas import Status, shard_of
+from stages.schemas import TOLD, Status, shard_of
 from stages.sources.kinds import reader
 
 _THUMBNAIL = 240
@@ -115,13 +117,22 @@ def _choose_pictures(night: Night) -> list[int]:
 
 def _pictures(night: Night, ids: Sequence[int]) -> tuple[Picture, ...]:
     thumbnails = _thumbnails(night, ids)
-    uris = night.corpus.read_rows(ITEMS, ids, ["uri"])["uri"].to_pylist()
+    items = night.corpus.read_rows(ITEMS, ids, ["uri", *TOLD.names]).to_pylist()
     captions = _captions(night, ids)
     answers = _answers(night, ids)
+    asked_for = load_questions(night.config.questions).needs.metadata if night.config.asks else ()
     return tuple(
-        Picture(shown, uri, item, caption, answers.get(item, ()))
-        for item, uri, caption in zip(ids, uris, captions, strict=True)
-        if (shown := thumbnails[item]) is not None
+        Picture(
+            thumbnail=shown,
+            uri=item["uri"],
+            image_id=id,
+            caption=caption,
+            answers=answers.get(id, ()),
+            original_caption=cut(item["original_caption"], CAPTION_CHARS),
+            told=told_values(item["metadata"], asked_for),
+        )
+        for id, item, caption in zip(ids, items, captions, strict=True)
+        if (shown := thumbnails[id]) is not None
     )
 
 

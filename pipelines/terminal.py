@@ -13,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import quantities as q
-from pipelines.facts import Compaction, Dataset, Hit, Report, Verification
+from pipelines.facts import Compaction, Dataset, Hit, Report, TellsOfItems, Verification
 from pipelines.index_facts import IndexFacts, IndexPlan
 from pipelines.legible import legible
 from pipelines.preview_facts import PreviewReport, Said
 from stages.index.curve import RECALL_AT, Measured
 
 _LONGEST = 400  # characters of a text that may be a loop; the page has all of it
+_KEYS = 40  # of metadata; format=json has all of them
 PLAIN_WIDTH = 160
 """Columns where the output is a file or a pipe: rich's 80 would fold every URI."""
 
@@ -82,14 +83,31 @@ def hits(found: Sequence[Hit]) -> Table:
     return table
 
 
-def description(datasets: Sequence[Dataset], indexes: Sequence[IndexFacts]) -> RenderableType:
-    """What a corpus holds."""
+def description(
+    datasets: Sequence[Dataset], indexes: Sequence[IndexFacts], told: TellsOfItems | None = None
+) -> RenderableType:
+    """What a corpus holds, and what the source says of its images."""
     table = _table("dataset", "shards>", "rows>", "rejects", "size>", "fingerprint")
     for dataset in datasets:
         rejects = ", ".join(f"{count:,} {reason}" for reason, count in dataset.rejects.items())
         numbers = (f"{dataset.shards:,}", f"{dataset.rows:,}", rejects or q.NONE, q.size(dataset.size_bytes))
         _add(table, dataset.name, *numbers, dataset.fingerprint)
-    return Group(table, _index_table(indexes)) if indexes else table
+    parts = [table, *([_index_table(indexes)] if indexes else []), *([_told_table(told)] if told else [])]
+    return Group(*parts)
+
+
+def _told_table(told: TellsOfItems) -> Table:
+    """Original captions and metadata, of all images or of those that were looked at."""
+    looked_at = f"{told.looked_at:,} of {told.items:,}" if told.looked_at < told.items else f"{told.items:,}"
+    table = _table(f"said by the source, of {looked_at} images", "images>", "types")
+    if told.captions:
+        _add(table, "original_caption", f"{told.captions:,}", "text")
+    for key in told.keys[:_KEYS]:
+        types = [kind if len(key.types) == 1 else f"{count:,} {kind}" for kind, count in key.types.items()]
+        _add(table, f"metadata.{key.name}", f"{key.count:,}", ", ".join(types))
+    if len(told.keys) > _KEYS:
+        _add(table, f"and {len(told.keys) - _KEYS:,} more keys", "", "")
+    return table
 
 
 def compaction(done: Compaction) -> RenderableType:

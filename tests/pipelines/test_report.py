@@ -25,6 +25,7 @@ from pipelines.facts import (
     Report,
     SampleSearch,
     StageRow,
+    Told,
     Totals,
 )
 from pipelines.index_facts import IndexFacts
@@ -59,7 +60,10 @@ def a_report(text: str, thumb: str) -> Report:
         rejects=(Reject(text, 612, (Example(text, text),), text), Reject("too_large", 53)),
         savings=(PatchSavings(text, 7_390, 10_000),),
         indexes=(IndexFacts(text, text, 987_654, text, 0.9421, 98_211_002),),
-        pictures=(Picture(thumb, text, 77, text, (Answer(text, text),)), Picture(thumb, "u", 78)),
+        pictures=(
+            Picture(thumb, text, 77, text, (Answer(text, text),), text, (Told(text, text),)),
+            Picture(thumb, "u", 78),
+        ),
         searches=(SampleSearch(text, (hit,), thumb), SampleSearch("none", ())),
         models=(Model(text, text, text),),
         commands=(Command(text, text),),

@@ -5,7 +5,18 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console, RenderableType
 
-from pipelines.facts import Dataset, Example, Hit, Outcome, Reject, Report, StageRow, Totals
+from pipelines.facts import (
+    Dataset,
+    Example,
+    Hit,
+    MetadataKey,
+    Outcome,
+    Reject,
+    Report,
+    StageRow,
+    TellsOfItems,
+    Totals,
+)
 from pipelines.index_facts import IndexFacts
 from pipelines.progress import DatasetProgress, ProgressDisplay
 from pipelines.terminal import console, description, hits, summary
@@ -59,7 +70,7 @@ def test_hits_of_a_search_hold_score_id_uri_and_caption() -> None:
 
 
 def test_hits_with_hostile_uri_are_inert() -> None:
-    assert_inert(rendered(hits([Hit(0.5, 1, HOSTILE, HOSTILE)])))
+    assert_inert(rendered(hits([Hit(0.5, 1, HOSTILE, HOSTILE, original_caption=HOSTILE)])))
 
 
 def test_hits_with_long_uri_lose_nothing() -> None:
@@ -114,9 +125,18 @@ def test_description_of_an_index_holds_its_recall_and_its_state(width: int) -> N
         assert value in output, value
 
 
+def test_description_tells_what_the_source_says_and_of_how_many_images() -> None:
+    keys = [MetadataKey(f"k{number}", {"number": 3, "text": 2}) for number in range(50)]
+    output = rendered(description([], [], TellsOfItems(1_000_000, 65_536, 77, tuple(keys))))
+    for value in ("65,536 of 1,000,000", "77", "metadata.k0", "3 number, 2 text", "10 more keys"):
+        assert value in output, value
+
+
 def test_description_of_hostile_names_is_inert() -> None:
     hostile = [Dataset(HOSTILE, 1, 1, {HOSTILE: 1}, HOSTILE, 1)]
     assert_inert(rendered(description(hostile, [])))
+    told = TellsOfItems(2, 1, 1, (MetadataKey(HOSTILE, {"number": 1}),))
+    assert_inert(rendered(description([], [], told)))
     assert_inert(rendered(description([], [an_index(HOSTILE)])))
 
 
