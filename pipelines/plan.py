@@ -39,7 +39,7 @@ class PlannedShard:
 
     `reuses`: some of its items share the values of others. `gone`: ids of the shard that are not to be
     worked on any more. `context`: what else is known of its items; `touched`: rows of the journal of those
-    that are elsewhere in a container since they were planned, the latest first; both are Arrow IPC streams.
+    that are elsewhere in a container since they were planned, the last of each; both are Arrow IPC streams.
     """
 
     shard: int
@@ -65,13 +65,17 @@ def planned_shards(corpus: Corpus) -> list[PlannedShard]:
 
 
 def _touched(corpus: Corpus) -> dict[int, bytes]:
-    """By shard, of items in containers."""
+    """By shard, of items in containers; of several rows about one the last."""
     changes = read_changes(corpus)
     touched = pc.and_(pc.equal(changes["change"], Change.TOUCHED.value), pc.is_valid(changes["container"]))
     rows = changes.filter(touched)
-    rows = rows.take(pa.array(np.arange(len(rows))[::-1]))
-    number = rows["image_id"].to_numpy() >> ROW_BITS
-    return {int(shard): ipc_bytes(rows.filter(pa.array(number == shard))) for shard in np.unique(number)}
+    ids, last = np.unique(rows["image_id"].to_numpy()[::-1], return_index=True)
+    rows = rows.take(pa.array(len(rows) - 1 - last)).combine_chunks()
+    shards, starts, counts = np.unique(ids >> ROW_BITS, return_index=True, return_counts=True)
+    return {
+        int(shard): ipc_bytes(rows.slice(start, count))
+        for shard, start, count in zip(shards, starts, counts, strict=True)
+    }
 
 
 def _shards_of(corpus: Corpus, file: str, buried: Ids) -> Iterator[PlannedShard]:

@@ -1,6 +1,6 @@
 """Several iterators at a time, in threads: for work that waits."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Full, Queue
 from threading import Event, Lock
@@ -11,7 +11,7 @@ T = TypeVar("T")
 _LOOK_UP_S = 0.1  # how often one that waits for room looks whether it is still wanted
 
 
-def interleaved(iterators: Iterable[Iterator[T]], threads: int) -> Iterator[T]:
+def interleaved(iterators: Iterable[Iterator[T]], threads: int) -> Generator[T]:
     """What all of them yield, `threads` of them worked on at a time, in no order; few values wait.
 
     Raises what they raise, and then ends the others at their next value.
