@@ -10,9 +10,7 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -54,18 +52,14 @@ _PACKED = gzip.compress(b"bytes", mtime=0)  # the time would be part of the test
 QUICK = HttpRun(timeout_s=5, connect_timeout_s=2, retries=1)
 
 
-@contextmanager
-def _reading(run: HttpRun = QUICK, max_bytes: int = 2**20) -> Iterator[HttpReader]:
+def _reading(run: HttpRun = QUICK, max_bytes: int = 2**20) -> HttpReader:
     config = SourceConfig("list.csv", Kind.LIST, max_bytes=max_bytes, allow_private=True)
-    reader = HttpReader(config, SourceRun(http=run))
-    try:
-        yield reader
-    finally:
-        reader.close()
+    return HttpReader(config, SourceRun(http=run))
 
 
 def _read(url: str, handlers: dict[str, Handler], run: HttpRun = QUICK, **how: Any) -> tuple[Outcome, Server]:
-    with Server(handlers) as server, _reading(run, **how) as reader:
+    with Server(handlers) as server:
+        reader = _reading(run, **how)
         return reader.read([url if "://" in url else server.url(url)])[0], server
 
 
@@ -83,7 +77,8 @@ def test_read_many_objects_of_one_server_gives_bytes_in_order_over_few_connectio
     async def echo(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(reply(body=asked.path.encode()))
 
-    with Server({"of": echo}) as server, _reading(HttpRun(per_host=4)) as reader:
+    with Server({"of": echo}) as server:
+        reader = _reading(HttpRun(per_host=4))
         paths = [f"/of/{number}" for number in range(100)]
         for _ in range(2):
             outcomes = reader.read([server.url(path) for path in paths])
@@ -92,18 +87,20 @@ def test_read_many_objects_of_one_server_gives_bytes_in_order_over_few_connectio
     assert server.seen.most_at_a_time <= 4
 
 
-def test_read_by_two_threads_at_once_shares_the_limits() -> None:
-    with Server({"it": after(0.02, reply(body=b"bytes"))}) as server, _reading(HttpRun(per_host=3)) as reader:
+def test_read_by_readers_of_two_threads_at_once_shares_the_limits() -> None:
+    with Server({"it": after(0.02, reply(body=b"bytes"))}) as server:
         urls = [server.url(f"/it/{number}") for number in range(20)]
+        readers = [_reading(HttpRun(per_host=3)) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
-            both = list(pool.map(reader.read, [urls, urls]))
+            both = list(pool.map(lambda reader: reader.read(urls), readers))
     assert [outcome.data for read in both for outcome in read] == [b"bytes"] * 40
     assert server.seen.most_at_a_time == 3
 
 
 def test_read_more_than_concurrency_allows_waits() -> None:
     slow = after(0.02, reply(body=b"bytes"))
-    with Server({"it": slow}) as one, _reading(HttpRun(concurrency=2, per_host=8)) as reader:
+    with Server({"it": slow}) as one:
+        reader = _reading(HttpRun(concurrency=2, per_host=8))
         outcomes = reader.read([one.url(f"/it/{number}") for number in range(10)])
     assert all(outcome.data == b"bytes" for outcome in outcomes)
     assert one.seen.most_at_a_time == 2
@@ -111,7 +108,8 @@ def test_read_more_than_concurrency_allows_waits() -> None:
 
 def test_read_that_waits_for_others_keeps_all_of_its_own_time() -> None:
     slow = after(0.3, reply(body=b"bytes"))
-    with Server({"it": slow}) as server, _reading(HttpRun(concurrency=1, timeout_s=1, retries=0)) as reader:
+    with Server({"it": slow}) as server:
+        reader = _reading(HttpRun(concurrency=1, timeout_s=1, retries=0))
         outcomes = reader.read([server.url(f"/it/{number}") for number in range(6)])
     assert [outcome.data for outcome in outcomes] == [b"bytes"] * 6
 
@@ -151,7 +149,8 @@ def test_read_with_a_silent_host_among_them_does_not_keep_another_waiting() -> N
         if len(came) == 300:
             all_came.set()
 
-    with Server({"it": nothing}) as silent, Server({"it": good}) as other, _reading(run) as reader:
+    with Server({"it": nothing}) as silent, Server({"it": good}) as other:
+        reader = _reading(run)
         urls = [url for number in range(300) for url in (silent.url("/it"), other.url(f"/it/{number}"))]
         with ThreadPoolExecutor(1) as pool:
             reading = pool.submit(reader.read, urls)
@@ -162,7 +161,8 @@ def test_read_with_a_silent_host_among_them_does_not_keep_another_waiting() -> N
 
 def test_read_from_a_host_that_never_answers_gives_up_on_its_other_objects() -> None:
     run = HttpRun(timeout_s=0.5, retries=0, per_host=4)
-    with Server({"it": nothing}) as silent, _reading(run) as reader:
+    with Server({"it": nothing}) as silent:
+        reader = _reading(run)
         start = time.monotonic()
         outcomes = reader.read([silent.url(f"/it/{number}") for number in range(1000)])
         assert time.monotonic() - start < 10
@@ -363,14 +363,15 @@ def test_read_redirected_to_what_is_no_http_is_missing(location: str) -> None:
     "url", ["http://", "http:///it", "https://[::1", "ftp://h/x", "it.jpg", "http://h:99999/"]
 )
 def test_read_what_is_no_url_is_missing(url: str) -> None:
-    with _reading() as reader:
-        assert reader.read([url])[0].status == Status.MISSING
+    reader = _reading()
+    assert reader.read([url])[0].status == Status.MISSING
 
 
 def test_read_with_a_password_sends_it_to_that_server_only_and_never_says_it() -> None:
     with Server({"it": says(reply(404))}) as other:
         handlers = {"a": says(reply(302, location="/b")), "b": says(reply(302, location=other.url("/it")))}
-        with Server(handlers) as server, _reading() as reader:
+        with Server(handlers) as server:
+            reader = _reading()
             url = server.url("/a").replace("://", "://user:p%40ss@")
             outcome = reader.read([url])[0]
     assert [one.headers.get("authorization") for one in server.seen.asked] == ["basic dxnlcjpwqhnz"] * 2
@@ -392,14 +393,15 @@ def test_read_takes_no_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_read_from_where_nobody_listens_is_missing() -> None:
-    with _reading() as reader:
-        outcome = reader.read([f"http://127.0.0.1:{_refusing_port()}/it"])[0]
+    reader = _reading()
+    outcome = reader.read([f"http://127.0.0.1:{_refusing_port()}/it"])[0]
     assert outcome.status == Status.MISSING
     assert "refuses" in (outcome.error or "")
 
 
 def test_read_https_from_a_server_without_tls_is_missing() -> None:
-    with Server({"it": says(reply(body=b"bytes"))}) as server, _reading() as reader:
+    with Server({"it": says(reply(body=b"bytes"))}) as server:
+        reader = _reading()
         outcome = reader.read([server.url("/it").replace("http:", "https:")])[0]
     assert outcome.status == Status.MISSING
     assert "TLS" in (outcome.error or "")

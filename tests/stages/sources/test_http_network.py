@@ -61,10 +61,7 @@ class Internet:
 
 def _read(url: str, internet: Internet, tls: ssl.SSLContext | None = None) -> Outcome:
     reader = HttpReader(SourceConfig("list.csv", Kind.LIST), SourceRun(http=RUN), internet.edge(tls))
-    try:
-        return reader.read([url])[0]
-    finally:
-        reader.close()
+    return reader.read([url])[0]
 
 
 @pytest.mark.parametrize(
