@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.changes import Change, about, gone, record, tombstones
+from pipelines.changes import Change, about, gone, record, tombstones, without
 from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
-from pipelines.forgotten import FORGOTTEN, remember, uri_digest
+from pipelines.forgotten import FORGOTTEN, Forgotten, remember, uri_digest
 from pipelines.jobs import ForgetConfig
 from pipelines.lock import locked
 from pipelines.report import shows
-from pipelines.reuse import item_digests, stored_rows
+from pipelines.reuse import ITEMS, item_digests, stored_rows
 from pipelines.source_diff import planned_items
-from stages.schemas import CAPTIONS
+from stages.schemas import CAPTIONS, Status
 
 _PAGE = (
     b"<!doctype html><meta charset=utf-8><title>Darkroom</title>"
@@ -48,8 +48,7 @@ def forget(config: ForgetConfig) -> Takedown:
     with locked(Corpus(config.corpus), config.steal_lock) as corpus:
         items = _items(corpus)
         named = items.filter(pc.is_in(items[_column(config)].cast(pa.string()), pa.array(asked)))
-        alike = pc.is_in(items["sha256"], named["sha256"].drop_null().combine_chunks())
-        found = items.filter(pc.or_(alike, pc.is_in(items["image_id"], named["image_id"].combine_chunks())))
+        found = _of_the_same_bytes(items, named)
         known = set(named[_column(config)].cast(pa.string()).to_pylist())
         unknown = tuple(one for one in asked if one not in known)
         ids, texts = found["image_id"].to_pylist(), _texts(corpus, found)
@@ -61,6 +60,41 @@ def forget(config: ForgetConfig) -> Takedown:
         for path in pages:
             corpus.write_bytes(_PAGE, path)
         return Takedown(len(found), len(found) - len(named), len(pages), unknown)
+
+
+def keep_out(corpus: Corpus) -> int:
+    """Takes down what a night found to be of bytes that were taken down: nothing told before it was read.
+
+    So its URI is left out from now on, and what the plan says of it goes with the next compaction. Returns
+    how many images it is.
+    """
+    if not len(Forgotten(corpus).digests):
+        return 0
+    judged = [
+        rows.filter(pc.equal(rows["status"], Status.FORGOTTEN.value))
+        for _, rows in corpus.scan(ITEMS, ["image_id", "uri", "status"])
+    ]
+    if not judged or not len(found := without(pa.concat_tables(judged), tombstones(corpus))):
+        return 0
+    for name in ("size", "sha256"):
+        found = found.append_column(name, pa.nulls(len(found), FORGOTTEN.field(name).type))
+    remember(corpus, _remembered(found, ()))
+    record(corpus, gone(found["image_id"].to_pylist(), Change.FORGOTTEN))
+    return len(found)
+
+
+def _of_the_same_bytes(items: pa.Table, named: pa.Table) -> pa.Table:
+    """The named items, those of equal bytes, and copies of all these that no night has made yet."""
+    known = named["sha256"].drop_null().combine_chunks()
+    chosen = pc.or_(
+        pc.is_in(items["sha256"], known), pc.is_in(items["image_id"], named["image_id"].combine_chunks())
+    )
+    unread = items.filter(pc.and_(pc.is_null(items["sha256"]), pc.is_valid(items["reused_from"])))
+    ids = items.filter(chosen)["image_id"].combine_chunks()
+    while len(copies := unread.filter(pc.is_in(unread["reused_from"], ids))["image_id"]) > 0:
+        unread = unread.filter(pc.invert(pc.is_in(unread["reused_from"], ids)))
+        ids = pa.concat_arrays([ids, copies.combine_chunks()])
+    return items.filter(pc.is_in(items["image_id"], ids))
 
 
 def _column(config: ForgetConfig) -> str:
@@ -83,11 +117,11 @@ def _asked(config: ForgetConfig) -> list[str]:
 
 
 def _items(corpus: Corpus) -> pa.Table:
-    """image_id, uri, size and sha256 of every item that was ever planned and is still on disk.
+    """image_id, uri, size, reused_from and sha256 of every item that was ever planned and is still on disk.
 
     Also of those that are gone already: what was deleted may have to be forgotten.
     """
-    planned = planned_items(corpus).select(["image_id", "uri", "size"])
+    planned = planned_items(corpus).select(["image_id", "uri", "size", "reused_from"])
     return planned.append_column("sha256", item_digests(corpus, planned["image_id"].combine_chunks()))
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines import journal
 from pipelines.corpus import Corpus
+from stages.digests import Digests
 
 NAME = "forgotten"
 
@@ -39,6 +40,13 @@ class Forgotten:
     def sizes(self) -> pa.Array:
         """Of files whose bytes must not come back: a file of another size need not be read."""
         return self.rows.filter(pc.is_valid(self.rows["sha256"]))["size"].unique()
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Of bytes that must not come back, for whoever reads items whose bytes nobody knew when they were
+        planned: those of lists and of Parquet files have no size.
+        """
+        return Digests.of(self.rows["sha256"].drop_null().to_pylist())
 
     def has_uri(self, uris: pa.ChunkedArray) -> pa.ChunkedArray:
         """bool [n]: which URIs were taken down."""

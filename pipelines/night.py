@@ -28,7 +28,10 @@ _TRACKED_EVERY_S = 5.0
 
 @dataclass
 class Night:
-    """The state of a run. `notes`: lines that a person should not miss; `report`: None until there is one."""
+    """The state of a run. `notes`: lines that a person should not miss; `report`: None until there is one.
+
+    `kept_out`: new images that were read and found to be of bytes that were taken down.
+    """
 
     config: NightlyConfig
     corpus: Corpus
@@ -43,6 +46,7 @@ class Night:
     failed: bool = False
     over_rejects: bool = False
     under_recall: bool = False
+    kept_out: int = 0
     report: Report | None = None
 
     @classmethod
@@ -62,16 +66,17 @@ class Night:
     @property
     def items(self) -> int:
         """Items of the corpus that are not gone."""
-        return self.diff.live
+        return self.diff.live - self.kept_out
 
     def check_rejects(self) -> None:
         """Notes a dataset of which too large a share has no value: `items` first, the others follow it."""
         for dataset, rows in sorted(self.tally.rows.items(), key=lambda found: found[0] != ITEMS):
             if self.over_rejects:
                 return
-            # A question that an image has not what it takes for is no failure of the night's.
-            not_asked = self.tally.rejects.get(dataset, Counter())[Status.NOT_ASKED]
-            share = (self.tally.rejected(dataset) - not_asked) / max(rows, 1)
+            # No failures of the night's: a question that an image has not what it takes for, and a takedown.
+            reasons = self.tally.rejects.get(dataset, Counter())
+            meant = reasons[Status.NOT_ASKED] + reasons[Status.FORGOTTEN]
+            share = (self.tally.rejected(dataset) - meant) / max(rows, 1)
             if share > self.config.max_reject_ratio:
                 self.over_rejects = True
                 self.notes.append(

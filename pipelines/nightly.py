@@ -15,6 +15,8 @@ from pipelines.corpus import Corpus
 from pipelines.datasets import products
 from pipelines.flow import run_flow
 from pipelines.forecast import Forecast, forecast
+from pipelines.forget import keep_out
+from pipelines.forgotten import Forgotten
 from pipelines.index.build import Job, build_index
 from pipelines.index.described import facts_of
 from pipelines.index.reading import has_vectors
@@ -37,6 +39,7 @@ from pipelines.tracking import Run, track
 from stages.base import StageFactory, view_column
 from stages.count import CountPatches
 from stages.decode import DecodeImages
+from stages.digests import Digests
 from stages.isolate import IsolationConfig
 from stages.resize import Policy, ResizeConfig
 from stages.sources.kinds import reader
@@ -88,6 +91,7 @@ def develop(night: Night, terminal: Console) -> None:
         # Copies last: what they share has to be there.
         for reuses in (False, True):
             fill(night, live, missing.streams, reuses)
+        night.kept_out = keep_out(corpus)
         corpus.remove_partial_files()  # of workers that were killed on the way
         night.notes += night.tally.notes
         if index_is_due(night):
@@ -159,7 +163,8 @@ def index_embeddings(night: Night, terminal: Console) -> None:
 def flow_of(config: NightlyConfig, corpus: Corpus, missing: Sequence[Product]) -> Flow:
     """The DAG: every image is read and decoded once, whichever datasets miss it."""
     made = [product for product in missing if isinstance(product, ModelProduct)]
-    steps = _picture_steps(config, {product.view_name: product.view for product in made})
+    views = {product.view_name: product.view for product in made}
+    steps = _picture_steps(config, views, Forgotten(corpus).digests)
     models = _model_steps(config, made)
     for number, step in enumerate(models):
         later = [product for step in models[number + 1 :] for product in step.made]
@@ -197,12 +202,14 @@ def _model_steps(config: NightlyConfig, made: Sequence[ModelProduct]) -> list[Mo
     ]
 
 
-def _picture_steps(config: NightlyConfig, views: Mapping[str, ResizeConfig]) -> list[Step]:
+def _picture_steps(
+    config: NightlyConfig, views: Mapping[str, ResizeConfig], forgotten: Digests
+) -> list[Step]:
     """Reading goes with decoding, but where it waits: then it has a step of its own, some shards ahead."""
     source = config.source
     read: dict[str, StageFactory] = {"read": partial(reader, source.what, source.how)}
     stages: dict[str, StageFactory] = {
-        "decode": partial(DecodeImages, config.decode.what, config.decode.how, views)
+        "decode": partial(DecodeImages, config.decode.what, config.decode.how, views, forgotten)
     }
     for name, view in views.items():
         if view.policy is Policy.PATCH_BUDGET:

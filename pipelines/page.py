@@ -29,7 +29,7 @@ from pipelines.metadata import CAPTION_CHARS, cut, told_values
 from pipelines.night import Night
 from pipelines.plan import planned_rows
 from pipelines.report import thumbnail
-from pipelines.reuse import ITEMS
+from pipelines.reuse import ITEMS, item_digests
 from pipelines.search import Searcher
 from pipelines.source_diff import describe_diff
 from stages.base import Image, unpack_views
@@ -177,7 +177,9 @@ def _thumbnails(night: Night, ids: Sequence[int]) -> dict[int, str | None]:
     """Read from the source again: the corpus keeps no pixels."""
     view = ResizeConfig(policy=Policy.FIT, size=_THUMBNAIL)
     decode = DecodeImages(night.config.decode.what, night.config.decode.how, {"thumbnail": view})
-    read = reader(night.config.source.what, night.config.source.how)(planned_rows(night.corpus, ids))
+    rows, digests = planned_rows(night.corpus, ids), item_digests(night.corpus, pa.array(ids, pa.int64()))
+    rows = rows.append_column("expected_sha256", digests)  # a server may say something else by now
+    read = reader(night.config.source.what, night.config.source.how)(rows)
     images: list[Image | None] = unpack_views(decode(read), "thumbnail")
     return {
         item: None if image is None else thumbnail(image, _THUMBNAIL)

@@ -158,10 +158,10 @@ def _unchanged(items: pa.Table, containers: Sequence[str]) -> pa.Table:
 
 
 def planned_items(corpus: Corpus) -> pa.Table:
-    """image_id, uri, size, mtime_ns and place of every planned item by id, as last seen; bools `gone`,
-    `forgotten`.
+    """image_id, uri, size, mtime_ns, place and origin of every planned item by id, as last seen; and whether
+    it is `gone`, and `forgotten`.
     """
-    columns = ["image_id", *_SAID]
+    columns = ["image_id", *_SAID, "reused_from"]
     tables = [
         corpus.read_parquet(plan.NAME, file, columns=columns) for file in journal.files(corpus, plan.NAME)
     ]

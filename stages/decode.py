@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages import resize
 from stages.base import Image, pack_views, view_column
@@ -15,8 +16,9 @@ from stages.codecs import pixels
 from stages.codecs.errors import BadImageError
 from stages.codecs.header import Header, sniff
 from stages.codecs.memory import memory_limit
+from stages.digests import Digests
 from stages.resize import ResizeConfig, plan_resize
-from stages.schemas import PLACE, Status
+from stages.schemas import PLACE, TOLD, Status
 
 VERSION = 1
 
@@ -71,6 +73,8 @@ class _Item:
     views: dict[ResizeConfig, Image] = field(default_factory=dict)
 
 
+_NOTHING = Digests()
+
 # What nobody needs once a file was read.
 _READ = ("bytes", "expected_sha256", "size", "mtime_ns", *PLACE.names)
 
@@ -80,13 +84,22 @@ class DecodeImages:
 
     Columns in: image_id, uri, bytes (large_binary; null where the source failed), status, error, and
     optionally expected_sha256: where the bytes have another one the row becomes `changed`.
+    Where the bytes are among `forgotten` the row becomes `forgotten`, and says nothing of them, nor what the
+    source says of the item.
     Columns out: image_id, uri, sha256 (hex, of the bytes), format, original_height, original_width
     (as stored), height, width (as displayed), status, error, then the views, and whatever else came in. What
     a file is found to be stays in the row also where its status is not `ok`. A bad image costs no other.
     """
 
-    def __init__(self, config: DecodeConfig, run: DecodeRun, views: Mapping[str, ResizeConfig]) -> None:
+    def __init__(
+        self,
+        config: DecodeConfig,
+        run: DecodeRun,
+        views: Mapping[str, ResizeConfig],
+        forgotten: Digests = _NOTHING,
+    ) -> None:
         self._config = config
+        self._forgotten = forgotten
         self._run = run
         self._views = dict(views)
         self._sizes = tuple(dict.fromkeys(self._views.values()))
@@ -120,7 +133,10 @@ class DecodeImages:
     def _develop(self, data: bytes, expected_sha256: str | None, item: _Item) -> None:
         if not data:
             raise BadImageError(Status.EMPTY, "the file is empty")
-        item.sha256 = hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(data)
+        if self._forgotten and digest.digest() in self._forgotten:
+            raise BadImageError(Status.FORGOTTEN, "the bytes were taken down")
+        item.sha256 = digest.hexdigest()
         if expected_sha256 not in (None, item.sha256):
             raise BadImageError(Status.CHANGED, "the file is no longer the one that items describes")
         if len(data) > self._config.max_bytes:
@@ -174,6 +190,9 @@ class DecodeImages:
             for name in shard.column_names
             if name not in _READ and name not in columns
         }
+        stands = pc.not_equal(columns["status"], Status.FORGOTTEN.value)
+        for name in others.keys() & set(TOLD.names):
+            others[name] = pc.if_else(stands, others[name], None)
         return pa.table(columns | others)
 
 

@@ -29,6 +29,7 @@ class Status(StrEnum):
     ECHOED = "echoed"  # the text is the prompt
     REFUSED = "refused"  # the model declines
     INVALID_JSON = "invalid_json"  # the text does not follow the question's schema, also when asked again
+    FORGOTTEN = "forgotten"  # the bytes were taken down
     CHANGED = "changed"  # the source's bytes are no longer those that `items` describes
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from stages.base import Image, unpack_views
 from stages.decode import DecodeConfig, DecodeImages, DecodeRun
+from stages.digests import Digests
 from stages.resize import Policy, ResizeConfig
 from stages.schemas import ITEMS, TOLD, Status
 from tests.stages.codecs.samples import chunk, encode, orientation, photo, picture, png, stored
@@ -108,6 +109,20 @@ def test_decode_images_of_other_bytes_than_expected_are_changed() -> None:
     assert made["sha256"].to_pylist() == [digests[0]] * 3
     assert [view is None for view in unpack_views(made, "small")] == [False, False, True]
     assert made.column_names == decode(shard(good)).column_names
+
+
+def test_decode_images_of_bytes_that_were_taken_down_says_nothing_of_them() -> None:
+    good, other = encode(picture(), "PNG"), encode(photo(), "PNG")
+    told = pa.array([f"of {row}" for row in range(3)], pa.string())
+    table = shard(good, other, good).append_column("metadata", told).append_column("original_caption", told)
+    forgotten = Digests.of([hashlib.sha256(good).hexdigest(), "ab" * 32])
+    stage = DecodeImages(DecodeConfig(), DecodeRun(), {"small": SMALL}, forgotten)
+    first, second, _ = stage(table).drop_columns(["view:small"]).to_pylist()
+    known = {key: value for key, value in first.items() if value is not None}
+    error = "the bytes were taken down"
+    assert known == {"image_id": 100, "uri": "0.jpg", "status": "forgotten", "error": error}
+    assert (second["status"], second["metadata"], second["original_caption"]) == ("ok", "of 1", "of 1")
+    assert [view is None for view in unpack_views(stage(table), "small")] == [True, False, True]
 
 
 def test_decode_images_reports_each_row_that_it_touches_and_the_end() -> None:

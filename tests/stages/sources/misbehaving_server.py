@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -156,3 +157,13 @@ async def nothing(asked: Asked, writer: asyncio.StreamWriter) -> None:
 async def reset(asked: Asked, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     raise ConnectionResetError
+
+
+def files_of(folder: Path) -> Handler:
+    """The files of a folder, by the last part of the path, without its query."""
+
+    async def handler(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        path = folder / asked.path.split("?")[0].rpartition("/")[2]
+        writer.write(reply(body=path.read_bytes()) if path.is_file() else reply(404))
+
+    return handler
