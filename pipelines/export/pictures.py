@@ -11,10 +11,11 @@ from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
 from pipelines.export.chosen import Chunk
 from pipelines.export_jobs import ExportConfig
+from pipelines.files import Files
 from pipelines.plan import planned_shards, read_planned
 from pipelines.source_record import recorded_source
 from stages.schemas import PLAN, Status
-from stages.sources.config import SourceConfig, SourceRun
+from stages.sources.config import Kind, SourceConfig, SourceRun
 from stages.sources.kinds import reader
 
 FETCHED = pa.schema(
@@ -26,11 +27,15 @@ FETCHED = pa.schema(
 def source_of(corpus: Corpus, config: ExportConfig) -> tuple[SourceConfig, SourceRun]:
     """The source that was asked for, or else the recorded one. Raises: ConfigError, CorpusError."""
     if config.source is not None:
-        return config.source.what, config.source.how
-    recorded = recorded_source(corpus)
-    if recorded is None:
-        raise ConfigError("source.path must be set: the corpus does not say where its images came from")
-    return recorded, SourceRun()
+        source, run = config.source.what, config.source.how
+    else:
+        recorded = recorded_source(corpus)
+        if recorded is None:
+            raise ConfigError("source.path must be set: the corpus does not say where its images came from")
+        source, run = recorded, SourceRun()
+    if source.kind is Kind.FOLDER and not Files(source.path).exists():
+        raise ConfigError(f"source.path must be where the images are now, {source.path} does not exist")
+    return source, run
 
 
 class Pictures:

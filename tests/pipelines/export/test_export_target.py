@@ -133,6 +133,7 @@ def test_export_whose_process_is_killed_leaves_no_torn_file_and_goes_on(made: Ma
         (["format=hf", "rows_per_file=0"], "rows_per_file must be from 1"),
         (["format=hf", "image_id_key=x"], "image_id_key must be unset"),
         (["format=jsonl", "where=nothing > 3"], "where"),
+        (["format=hf", "source.path=/no/such/folder"], "source.path"),
     ],
 )
 def test_export_asked_wrongly_ends_in_one_line_and_writes_nothing(

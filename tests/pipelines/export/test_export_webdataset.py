@@ -6,12 +6,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipelines import cli
+from stages.schemas import PLACE
+from stages.sources.config import Kind, SourceConfig, SourceRun
+from stages.sources.kinds import list_items, reader
 from tests.pipelines.export.exported_corpus import GONE, UNCAPTIONED, Made, copied
+
+PLAN_OF_SOURCE = ["uri", "size", "mtime_ns", *PLACE.names]
 
 
 def _export(made: Made, to: Path, *more: str) -> int:
@@ -98,3 +104,19 @@ def test_export_webdataset_where_a_condition_holds_writes_only_that(made: Made, 
     found = [json.loads(sample["json"])["image_id"] for sample in _samples(tmp_path / "out")]
     assert found == [item for item in made.good if item < 6 and item % 2]
     assert GONE not in found
+
+
+def test_export_webdataset_is_a_source_of_the_same_images_captions_and_metadata(
+    made: Made, tmp_path: Path
+) -> None:
+    assert _export(made, tmp_path / "out", "rows_per_file=7") == 0
+    source = SourceConfig(str(tmp_path / "out"), Kind.TAR)
+    listing = list_items(source, SourceRun(), {})
+    told = listing.details.read(listing.rows["detail"].combine_chunks()).to_pylist()
+    ids = [json.loads(one["metadata"])["image_id"] for one in told]
+    assert ids == list(made.good)
+    assert [one["original_caption"] for one in told] == [row["caption"] for row in made.good.values()]
+    assert [json.loads(one["metadata"])["score"] for one in told] == [item / 2 for item in made.good]
+    number = pa.array(range(len(listing.rows)), pa.int64())
+    read = reader(source, SourceRun())(listing.rows.select(PLAN_OF_SOURCE).append_column("image_id", number))
+    assert read["bytes"].to_pylist() == [row["bytes"] for row in made.good.values()]
