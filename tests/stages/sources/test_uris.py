@@ -177,5 +177,5 @@ def test_read_uris_http_that_was_planned_and_is_not_allowed_any_more_is_missing(
 ) -> None:
     path = write_list(tmp_path / "a.jsonl", f"{web}/1")
     rows = listing_of(path, allow_http=True).rows
-    assert read(path, rows) == {f"{web}/1": ("missing", None)}
+    assert read(path, rows, allow_private=True) == {f"{web}/1": ("missing", None)}
     assert read(path, rows, allow_http=True) == {f"{web}/1": ("missing", None)}  # its address is private
