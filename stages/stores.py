@@ -13,6 +13,7 @@ from functools import cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
 # A bucket that is asked too much answers 503 for seconds, and now and then for minutes. With as many attempts
@@ -22,6 +23,7 @@ _RETRIED_S = 60.0
 # To tell that nothing answers at all, there is no need to wait as long.
 _FIRST_ATTEMPTS, _FIRST_S = 3, 5.0
 _CONNECT_TIMEOUT_S, _STALLED_S = 5.0, 20.0
+_CONNECTIONS = 64  # at a time, of a process; as many as Arrow has I/O threads, which is 8 at first
 
 _REFUSALS = ("AWS Error", "google::cloud::Status")
 _NOT_FOUND = ("NO_SUCH_KEY", "HTTP status 404", "NOT_FOUND")
@@ -178,6 +180,7 @@ def _filesystem(place: _Place, attempts: int, retried_s: float) -> fs.FileSystem
     if place.scheme in _GS:
         limit = timedelta(seconds=retried_s)
         return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=limit, **options)
+    pa.set_io_thread_count(max(pa.io_thread_count(), _CONNECTIONS))
     options.setdefault("endpoint_override", _endpoint() or "")
     if not options.get("region") and not options["endpoint_override"] and not _region():
         options["region"] = fs.resolve_s3_region(place.bucket)

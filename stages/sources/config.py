@@ -98,7 +98,7 @@ class SourceRun:
     `readers`: processes that read ahead, each `shards_ahead` shards, where reading waits for a network.
     """
 
-    threads: int = 8  # files read at a time: a bucket answers in 10 to 100 ms, whatever the size
+    threads: int = 32  # files read at a time: a bucket takes 10 to 100 ms for each of two answers a file
     readers: int = 1
     shards_ahead: int = 2
     http: HttpRun = field(default_factory=HttpRun)

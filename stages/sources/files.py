@@ -6,12 +6,17 @@ import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from pyarrow import fs
 
 from stages.stores import Store, says_not_found
+
+_LISTINGS = 8  # folders of a bucket that are listed at a time
+_FOLDERS = 64  # so many are enough to go on with each by itself
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +41,32 @@ def walk(store: Store, depth: int | None = None) -> Iterator[File]:
 
 
 def _walk_bucket(store: Store, depth: int | None) -> Iterator[File]:
-    for info in store.filesystem.get_file_info(fs.FileSelector(store.root, recursive=depth != 1)):
-        if info.type == fs.FileType.File:
-            name = posixpath.relpath(info.path, store.root)
-            yield File(name, info.size or 0, info.mtime_ns or 0)
+    """Arrow holds a listing as a whole, 400 bytes an object, and asks for one page of 1,000 after the other.
+
+    So folders are listed by themselves, some at a time: all but those of the upper levels with all below.
+    """
+    folders, level = [store.root], 0
+    with ThreadPoolExecutor(_LISTINGS) as threads:
+        while folders and level != depth:
+            recursive = len(folders) >= _FOLDERS
+            below: list[str] = []
+            for start in range(0, len(folders), _LISTINGS):
+                some = folders[start : start + _LISTINGS]
+                for infos in threads.map(partial(_listed, store.filesystem, recursive, level > 0), some):
+                    below += [info.path for info in infos if info.type == fs.FileType.Directory]
+                    yield from (_file(store, info) for info in infos if info.type == fs.FileType.File)
+            folders, level = [] if recursive else below, level + 1
+
+
+def _listed(filesystem: fs.FileSystem, recursive: bool, seen: bool, folder: str) -> list[fs.FileInfo]:
+    """`seen`: a folder that was there, and may have gone away since."""
+    selector = fs.FileSelector(folder, recursive=recursive, allow_not_found=seen)
+    found: list[fs.FileInfo] = filesystem.get_file_info(selector)
+    return found
+
+
+def _file(store: Store, info: fs.FileInfo) -> File:
+    return File(info.path.removeprefix(store.path("")), info.size or 0, info.mtime_ns or 0)
 
 
 def _walk_disk(store: Store, depth: int | None) -> Iterator[File]:
