@@ -1,5 +1,7 @@
 """Files of a corpus in a bucket: whole or not at all, first writer wins, folders that are only prefixes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,29 @@ def test_split_location_parts_the_name_from_the_folder_and_keeps_the_query() -> 
     assert split_location("out.parquet") == (".", "out.parquet")
     assert split_location("/out.parquet") == ("/", "out.parquet")
     assert split_location("f/g/out.parquet") == ("f/g", "out.parquet")
+
+
+_HOLDS = """
+import sys, time
+from pipelines.corpus import Corpus
+from pipelines.lock import locked
+with locked(Corpus(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_lock_of_a_bucket_is_free_once_its_holder_was_killed(files: Files) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, files.location], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(LockedError, match=str(holder.pid)), locked(Corpus(files.location)):
+                pass
+        finally:
+            holder.kill()
+            holder.wait()
+        with locked(Corpus(files.location)) as held:
+            held.check_fence()
