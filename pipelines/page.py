@@ -1,6 +1,7 @@
 """What the page of a night shows: read from the shards that the night wrote, and no others."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -80,7 +81,9 @@ def _rejects(night: Night) -> Iterable[Reject]:
 
 
 def _examples(corpus: Corpus, dataset: str, reason: str, shards: Sequence[int]) -> tuple[Example, ...]:
-    """Those whose item is good come first: that of others is bad everywhere, and known as such."""
+    """Those whose item is good come first: that of others is bad everywhere, and known as such. Of these, one
+    of each error before a second of any.
+    """
     found: list[tuple[bool, Example]] = []
     gone = tombstones(corpus)
     for shard in shards:
@@ -91,7 +94,12 @@ def _examples(corpus: Corpus, dataset: str, reason: str, shards: Sequence[int]) 
             (item["status"] != Status.OK, Example(item["uri"], row["error"] or ""))
             for item, row in zip(items, bad, strict=True)
         ]
-    return tuple(example for _, example in sorted(found, key=lambda one: one[0])[:_EXAMPLES])
+    seen = Counter[str]()
+    order = []
+    for is_bad, example in found:
+        order.append((is_bad, seen[example.error]))
+        seen[example.error] += 1
+    return tuple(found[number][1] for number in sorted(range(len(found)), key=order.__getitem__)[:_EXAMPLES])
 
 
 def _savings(night: Night) -> tuple[PatchSavings, ...]:

@@ -12,7 +12,7 @@ _OF_ANOTHER_HOST = 62  # X509_V_ERR_HOSTNAME_MISMATCH, whose message holds the n
 
 class Fault(Exception):
     """`passing`: another attempt may fare better, `after_s` seconds from now as the server says.
-    `unanswered`: the host itself failed to answer, which its other objects would find alike.
+    `unanswered`: there was no connection, or nothing came: its other objects may find the host alike.
     """
 
     def __init__(
@@ -22,8 +22,8 @@ class Fault(Exception):
         self.passing, self.unanswered, self.after_s = passing, unanswered, after_s
 
 
-def fault_of(error: Exception) -> Fault:
-    """What an error of httpcore2 says."""
+def fault_of(error: Exception, answered: bool) -> Fault:
+    """What an error of httpcore2 says. `answered`: it came after the head of an answer."""
     match error:
         case httpcore2.ConnectTimeout():
             return Fault("the host cannot be reached in time", passing=True, unanswered=True)
@@ -32,10 +32,10 @@ def fault_of(error: Exception) -> Fault:
         case httpcore2.ConnectError(args=[OSError() as refused]):
             return Fault(_connect_reason(refused), passing=True, unanswered=True)
         case httpcore2.TimeoutException():
-            return Fault(_STALLED, passing=True, unanswered=True)
+            return Fault(_STALLED, passing=True, unanswered=not answered)
         case httpcore2.LocalProtocolError():
             return Fault("no request can be made of the URL")
-    return Fault(_BROKEN, passing=True, unanswered=True)
+    return Fault(_BROKEN, passing=True)
 
 
 def status_reason(status: int) -> str:

@@ -7,7 +7,7 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -45,16 +45,18 @@ class _Budget:
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = self.left_s = limit_s
+        self.answered = False  # the last attempt had at least the head of an answer
 
     @asynccontextmanager
     async def spent(self) -> AsyncIterator[None]:
         """Raises Fault at the end of the time."""
-        start = time.monotonic()
+        start, self.answered = time.monotonic(), False
         try:
             async with asyncio.timeout(self.left_s):
                 yield
         except TimeoutError:
-            raise Fault(f"no whole answer within {self.limit_s:g} s", unanswered=True) from None
+            text = f"no whole answer within {self.limit_s:g} s"
+            raise Fault(text, unanswered=not self.answered) from None
         finally:
             self.left_s -= time.monotonic() - start
 
@@ -64,7 +66,7 @@ class Fetcher:
 
     def __init__(self, run: HttpRun, max_bytes: int, allow_private: bool, edge: Edge) -> None:
         self._run, self._max_bytes = run, max_bytes
-        self._slots, self._hosts = asyncio.Semaphore(run.concurrency), Hosts(run.per_host)
+        self._slots, self._hosts = asyncio.Semaphore(run.concurrency), Hosts(run.per_host, self._answers)
         self._agent = f"darkroom/{importlib.metadata.version('darkroom')}".encode()
         network, tls = CheckedNetwork(edge, allow_private), edge.tls or httpcore2.default_ssl_context()
         # httpx2 above them would follow redirects, keep cookies and take proxies from the environment.
@@ -112,11 +114,11 @@ class Fetcher:
             async with self._slots:
                 try:
                     async with budget.spent():
-                        return await self._attempt(target)
+                        return await self._attempt(target, budget)
                 except Fault as fault:
                     failure = fault
                 except _ERRORS as error:
-                    failure = fault_of(error)
+                    failure = fault_of(error, budget.answered)
             after_s = failure.after_s
             pause = after_s * random.uniform(1, 1.1) if after_s else pause_after(attempt)
             if not failure.passing or attempt > self._run.retries or pause >= budget.left_s:
@@ -125,13 +127,10 @@ class Fetcher:
             await asyncio.sleep(pause)
         raise AssertionError("endless")
 
-    async def _attempt(self, target: _Target) -> Outcome | _Target:
+    async def _attempt(self, target: _Target, budget: _Budget) -> Outcome | _Target:
         stalled_s = self._run.timeout_s / 2  # so that a connection that fell silent leaves time for another
-        timeouts = {"connect": self._run.connect_timeout_s, "read": stalled_s, "write": stalled_s}
-        pool = self._pools[hash(target.host) % len(self._pools)]
-        async with pool.stream(
-            "GET", _core_url(target), headers=self._headers(target), extensions={"timeout": timeouts}
-        ) as response:
+        async with self._answer(target, stalled_s) as response:
+            budget.answered = True
             if response.status in (200, 203):
                 try:
                     return judged(await body_of(response, self._max_bytes))
@@ -144,6 +143,23 @@ class Fetcher:
             if response.status in _REDIRECTS and location:
                 return _redirected(target, location)
             return self._refused(response)
+
+    def _answer(self, target: _Target, stalled_s: float) -> AbstractAsyncContextManager[httpcore2.Response]:
+        timeouts = {"connect": self._run.connect_timeout_s, "read": stalled_s, "write": stalled_s}
+        return self._pools[hash(target.host) % len(self._pools)].stream(
+            "GET", _core_url(target), headers=self._headers(target), extensions={"timeout": timeouts}
+        )
+
+    async def _answers(self, host: Host) -> bool:
+        """Whether the host answers anything at all, for which it has as long as for a connection."""
+        limit_s = self._run.connect_timeout_s
+        name = f"[{host.name}]" if ":" in host.name else host.name
+        target = _Target(httpx2.URL(f"{host.scheme}://{name}:{host.port}/"), host)
+        try:
+            async with self._slots, asyncio.timeout(limit_s), self._answer(target, limit_s):
+                return True
+        except (TimeoutError, Fault, *_ERRORS):
+            return False
 
     def _refused(self, response: httpcore2.Response) -> Outcome:
         """Raises Fault for an answer that may be another one later."""
@@ -185,7 +201,7 @@ def _target(url: httpx2.URL) -> _Target:
     port = url.port or _PORTS[url.scheme]
     if not url.raw_host or not 1 <= port <= 65535:
         raise Fault("the URI is not a valid URL")
-    return _Target(url, (url.raw_host.decode("ascii"), port))
+    return _Target(url, Host(url.scheme, url.raw_host.decode("ascii"), port))
 
 
 def _redirected(source: _Target, location: str) -> _Target:
@@ -196,10 +212,9 @@ def _redirected(source: _Target, location: str) -> _Target:
         raise Fault("a redirect to what is not a valid URL") from None
     if source.url.scheme == "https" and target.url.scheme != "https":
         raise Fault("a redirect from https to http, which is not followed")
-    stays = target.host == source.host and target.url.scheme == source.url.scheme
-    return _Target(target.url, target.host, source.authorization if stays else None)
+    return _Target(target.url, target.host, source.authorization if target.host == source.host else None)
 
 
 def _core_url(target: _Target) -> httpcore2.URL:
-    host, port = target.host
-    return httpcore2.URL(scheme=target.url.scheme, host=host, port=port, target=target.url.raw_path or b"/")
+    scheme, host, port = target.host
+    return httpcore2.URL(scheme=scheme, host=host, port=port, target=target.url.raw_path or b"/")

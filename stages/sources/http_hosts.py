@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from stages.sources.http_faults import Fault
@@ -15,30 +15,40 @@ _UNANSWERED = 8
 _LEFT_ALONE_S = 600.0
 _KEPT_HOSTS = 4096
 
-Host: TypeAlias = tuple[str, int]
-"""Name and port."""
+
+class Host(NamedTuple):
+    scheme: str
+    name: str
+    port: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Silence:
+    """`since`: when nothing at all was answered; None before that was tried."""
+
     objects: int = 0
-    since: float = 0.0
+    since: float | None = None
+    trying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Hosts:
-    """Of one event loop. A waiting request holds nothing that requests to other hosts need."""
+    """Of one event loop. A waiting request holds nothing that requests to other hosts need.
 
-    def __init__(self, at_a_time: int) -> None:
-        self._at_a_time = at_a_time
+    `answers`: whether a host answers anything; asked where eight objects in a row had no answer. That alone
+    may be the fault of the objects: neighbours in a list are often neighbours in a folder.
+    """
+
+    def __init__(self, at_a_time: int, answers: Callable[[Host], Awaitable[bool]]) -> None:
+        self._at_a_time, self._answers = at_a_time, answers
         self._slots: WeakValueDictionary[Host, asyncio.Semaphore] = WeakValueDictionary()
         self._silent: dict[Host, _Silence] = {}
 
     @asynccontextmanager
     async def turn(self, host: Host) -> AsyncIterator[None]:
-        """Raises Fault, without a turn, where the last eight objects of the host ended unanswered."""
+        """Raises Fault, without a turn, where the host is known not to answer."""
         slots = self._slots.setdefault(host, asyncio.Semaphore(self._at_a_time))
         async with slots:
-            self._require_awake(host)
+            await self._require_awake(host)
             try:
                 yield
             except Fault as fault:
@@ -47,13 +57,21 @@ class Hosts:
             else:
                 self._note(host, answered=True)
 
-    def _require_awake(self, host: Host) -> None:
+    async def _require_awake(self, host: Host) -> None:
         silence = self._silent.get(host)
         if silence is None or silence.objects < _UNANSWERED:
             return
-        if time.monotonic() - silence.since < _LEFT_ALONE_S:
-            raise Fault(f"not asked for: {_UNANSWERED} objects of this host in a row had no answer")
-        del self._silent[host]
+        async with silence.trying:
+            if self._silent.get(host) is not silence:
+                return
+            if silence.since is None and not await self._answers(host):
+                silence.since = time.monotonic()
+            if silence.since is None or time.monotonic() - silence.since > _LEFT_ALONE_S:
+                del self._silent[host]
+                return
+        raise Fault(
+            f"not asked for: the host answered none of {_UNANSWERED} others in a row, nor anything else"
+        )
 
     def _note(self, host: Host, answered: bool) -> None:
         silence = self._silent.pop(host, None) or _Silence()
@@ -61,4 +79,5 @@ class Hosts:
             return
         if len(self._silent) >= _KEPT_HOSTS:
             del self._silent[next(iter(self._silent))]
-        self._silent[host] = _Silence(silence.objects + 1, time.monotonic())
+        silence.objects += 1
+        self._silent[host] = silence

@@ -37,7 +37,10 @@ class Seen:
 
 
 class Server:
-    """Handlers by the first part of the path; one that raises ConnectionError ends the connection."""
+    """Handlers by the first part of the path; what has none is not answered.
+
+    One that raises ConnectionError ends the connection.
+    """
 
     def __init__(self, handlers: dict[str, Handler], tls: ssl.SSLContext | None = None) -> None:
         self.seen = Seen()
@@ -100,7 +103,7 @@ class Server:
         self.seen.at_a_time += 1
         self.seen.most_at_a_time = max(self.seen.most_at_a_time, self.seen.at_a_time)
         try:
-            await self._handlers[path.split("/")[1].split("?")[0]](asked, writer)
+            await self._handlers.get(path.split("/")[1].split("?")[0], nothing)(asked, writer)
         finally:
             self.seen.at_a_time -= 1
 

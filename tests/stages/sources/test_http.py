@@ -170,6 +170,18 @@ def test_read_from_a_host_that_never_answers_gives_up_on_its_other_objects() -> 
     assert len(silent.seen.asked) < 20
 
 
+@pytest.mark.parametrize("handler", [pytest.param(nothing, id="silent"), pytest.param(reset, id="reset")])
+def test_read_of_many_neighbours_without_an_answer_does_not_cost_the_others_of_their_host(
+    handler: Handler,
+) -> None:
+    run = HttpRun(timeout_s=0.5, retries=0, per_host=4)
+    handlers = {"bad": handler, "good": says(reply(body=b"bytes")), "": says(reply(404))}
+    with Server(handlers) as server:
+        paths = [*(f"/bad/{number}" for number in range(12)), *(f"/good/{number}" for number in range(12))]
+        outcomes = _reading(run).read([server.url(path) for path in paths])
+    assert [outcome.data for outcome in outcomes] == [None] * 12 + [b"bytes"] * 12
+
+
 @pytest.mark.parametrize(
     ("status", "word"),
     [(404, "404"), (410, "410"), (401, "401"), (403, "403"), (451, "451"), (418, "418"), (304, "304")],
