@@ -160,7 +160,7 @@ def test_read_with_a_silent_host_among_them_does_not_keep_another_waiting() -> N
 
 
 def test_read_from_a_host_that_never_answers_gives_up_on_its_other_objects() -> None:
-    run = HttpRun(timeout_s=0.5, retries=0, per_host=4)
+    run = HttpRun(timeout_s=0.5, connect_timeout_s=0.5, retries=0, per_host=4)
     with Server({"it": nothing}) as silent:
         reader = _reading(run)
         start = time.monotonic()
