@@ -14,18 +14,16 @@ from pyarrow import fs
 from stages.schemas import Status
 from stages.sources.config import SourceConfig, SourceRun
 from stages.sources.containers import container_store, find_containers
+from stages.sources.image_columns import NoImageColumnError, has_path, image_column
 from stages.sources.listing import Container, found_rows
 from stages.sources.outcome import Outcome, judged, missing, too_large
 from stages.sources.row_groups import (
     DAMAGE,
     IMAGES,
     DamagedError,
-    NoImageColumnError,
     RowGroup,
     Rows,
     damage_of,
-    has_path,
-    image_column,
     open_parquet,
     read_rows,
 )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.sources.told import is_binary, is_text
+from stages.sources.image_columns import has_path, image_column, image_leaves
 from stages.sources.watched import WatchedFile
 from stages.stores import Store
 
@@ -37,10 +37,6 @@ IMAGES = pa.schema([pa.field("bytes", pa.large_binary()), pa.field("path", pa.st
 
 class DamagedError(Exception):
     """A Parquet file that cannot be read; the message is one line."""
-
-
-class NoImageColumnError(ValueError):
-    """The message is one line that names the columns there are."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def read_rows(group: RowGroup, wanted: npt.NDArray[np.int64]) -> Rows:
 def open_parquet(file: WatchedFile, whole: bool = False, footer: Any = None) -> pq.ParquetFile:
     """`whole`: the chosen columns of a row group are read at once. Raises: DamagedError, OSError."""
     try:
-        return pq.ParquetFile(
+        opened = pq.ParquetFile(
             file,
             metadata=footer,
             pre_buffer=whole,
@@ -87,53 +83,24 @@ def open_parquet(file: WatchedFile, whole: bool = False, footer: Any = None) -> 
             page_checksum_verification=True,
             arrow_extensions_enabled=False,
         )
+        if opened.schema_arrow is not None and footer is None:
+            _check_rows(opened.metadata)
     except DAMAGE as error:
         raise damage_of(file, error) from error
+    return opened
+
+
+def _check_rows(footer: Any) -> None:
+    """A flipped bit in a number of rows would be listed as a billion items. Raises: DamagedError."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    if rows != footer.num_rows or any(group.num_rows < 0 for group in groups):
+        raise DamagedError(f"it says that it has {footer.num_rows} rows, and {rows} in its row groups")
 
 
 def damage_of(file: WatchedFile, error: BaseException) -> Exception:
     """What to raise for an error in reading: that of the storage, where it had one."""
     return file.failed or DamagedError(" ".join(str(error).split()) or type(error).__name__)
-
-
-def is_image_column(kind: pa.DataType) -> bool:
-    """Bytes, or a struct of `bytes` and perhaps a `path`, as Hugging Face's datasets has it."""
-    if not pa.types.is_struct(kind):
-        return is_binary(kind)
-    at = kind.get_field_index("bytes")
-    return at >= 0 and is_binary(kind.field(at).type)
-
-
-def image_column(schema: pa.Schema, wanted: str | None) -> str:
-    """Raises: NoImageColumnError."""
-    found = [field.name for field in schema if is_image_column(field.type)]
-    if wanted in found or (wanted is None and len(found) == 1):
-        return wanted or found[0]
-    there = ", ".join(f"{field.name} ({_told(field.type)})" for field in schema)
-    if wanted is not None:
-        raise NoImageColumnError(f"source.column must be of bytes, or of URIs; {wanted} is not among {there}")
-    if found:
-        raise NoImageColumnError(f"source.column must say which of {', '.join(found)} holds the images")
-    raise NoImageColumnError(f"no column of image bytes among {there}; source.column may name one of URIs")
-
-
-def _told(kind: pa.DataType) -> str:
-    return "struct" if pa.types.is_struct(kind) else "list" if pa.types.is_list(kind) else str(kind)
-
-
-def image_leaves(schema: pa.Schema, column: str) -> list[str]:
-    """The columns of the file that hold the bytes and the path."""
-    kind = schema.field(column).type
-    if not pa.types.is_struct(kind):
-        return [column]
-    return [f"{column}.{name}" for name in ("bytes", *(["path"] if has_path(kind) else []))]
-
-
-def has_path(kind: pa.DataType) -> bool:
-    if not pa.types.is_struct(kind):
-        return False
-    at = kind.get_field_index("path")
-    return at >= 0 and is_text(kind.field(at).type)
 
 
 class _Batch(NamedTuple):
@@ -192,7 +159,7 @@ class _Place:
         opened = open_parquet(self._file, metadata.total_byte_size <= _WHOLE_BYTES, footer)
         self._column = image_column(opened.schema_arrow, group.column)
         leaves = image_leaves(opened.schema_arrow, self._column)
-        count = _batch_rows(metadata, leaves[0])
+        count = _batch_rows(metadata)
         self._batches = opened.iter_batches(count, [group.number], leaves, use_threads=False)
 
     @property
@@ -212,11 +179,12 @@ class _Place:
         return found
 
 
-def _batch_rows(metadata: Any, leaf: str) -> int:
-    """Rows of so many bytes as may be decoded at a time."""
-    columns = (metadata.column(number) for number in range(metadata.num_columns))
-    size = next((column.total_uncompressed_size for column in columns if column.path_in_schema == leaf), 0)
-    average = max(size // max(metadata.num_rows, 1), 1)
+def _batch_rows(metadata: Any) -> int:
+    """Rows of so many bytes as may be decoded at a time.
+
+    By the size of all columns: looking at that of one ends the process on some damaged footers (pyarrow 25).
+    """
+    average = max(metadata.total_byte_size // max(metadata.num_rows, 1), 1)
     return int(min(max(_BATCH_BYTES // average, 1), _BATCH_ROWS))
 
 

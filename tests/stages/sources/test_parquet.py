@@ -254,10 +254,14 @@ def test_read_parquet_file_cut_off_since_is_unreadable(tmp_path: Path) -> None:
     assert [ending(row) for row in read(tmp_path, rows)] == [("unreadable", True)] * 2
 
 
-def test_parquet_with_flipped_bits_ends_as_rows_or_as_a_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [{"caption": ["a caption"] * 40}, {}], ids=["captions", "images alone"])
+def test_parquet_with_flipped_bits_ends_as_rows_or_as_a_reason(
+    tmp_path: Path, columns: dict[str, Any]
+) -> None:
     noise, path = random.Random(5), tmp_path / "a.parquet"
-    write(path, 10, image=hf(*[noise.randbytes(300) for _ in range(40)]), caption=["a caption"] * 40)
-    write(tmp_path / "b.parquet", image=hf(PNG), caption=["b"])
+    images = [noise.randbytes(300) for _ in range(40)]
+    write(path, 10, image=hf(*images) if columns else images, **columns)
+    write(tmp_path / "b.parquet", image=hf(PNG))
     good = path.read_bytes()
     for _ in range(60):
         data = bytearray(good)
