@@ -5,8 +5,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import cli
@@ -91,6 +93,8 @@ def test_export_after_the_corpus_changed_starts_over(made: Made, tmp_path: Path)
     record(own.corpus, gone([first], Change.FORGOTTEN))
     done = export(config)
     assert (done.written, done.left_out["gone"]) == (len(own.good) - 1, 2)
+    export(replace(config, to=str(tmp_path / "anew")))
+    assert _files(to) == _files(tmp_path / "anew")
     assert all(own.good[first]["uri"].encode() not in data for data in _files(to).values())
 
 
@@ -103,6 +107,24 @@ def test_export_says_what_went_while_it_ran(made: Made, tmp_path: Path) -> None:
 
     done = export(ExportConfig(own.corpus.location, str(tmp_path / "out"), ExportFormat.JSONL), take_down)
     assert any("went while" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("shard", [0, 2])
+def test_export_beside_a_takedown_and_a_compaction_leaves_out_what_went(
+    made: Made, tmp_path: Path, shard: int
+) -> None:
+    own = copied(made, tmp_path)
+    lost = next(item for item in own.good if item >> schemas.ROW_BITS == shard)
+
+    def compact(done: int, shards: int, items: int) -> None:
+        if done == 1:
+            record(own.corpus, gone([lost], Change.FORGOTTEN))
+            assert cli.main(["compact", f"corpus={own.corpus.location}"]) == 0
+
+    export(ExportConfig(own.corpus.location, str(tmp_path / "out"), ExportFormat.HF), compact)
+    table = pq.read_table(tmp_path / "out" / "train-00000.parquet", columns=["image_id", "image"])
+    found = {row["image_id"]: row["image"]["bytes"] for row in table.to_pylist()}
+    assert found == {item: row["bytes"] for item, row in own.good.items() if item != lost}
 
 
 def test_export_whose_process_is_killed_leaves_no_torn_file_and_goes_on(made: Made, tmp_path: Path) -> None:
