@@ -92,6 +92,7 @@ def test_nightly_in_a_bucket_leaves_what_it_leaves_in_a_folder(after_a_night: Pl
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_nightly_on_ray_in_a_bucket_leaves_what_it_leaves_without(
     after_a_night: Places, ray_cluster: None
 ) -> None:

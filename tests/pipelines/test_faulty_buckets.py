@@ -20,7 +20,7 @@ from tests.pipelines.test_buckets import NIGHT, values
 from tests.pipelines.zygote import Order, Zygote
 
 PICTURES, SEED, SHARD_ROWS = 8, 31, 3
-KILLS = 14
+KILLS = 8
 WRITES = ("PUT", "POST", "DELETE")
 
 

@@ -180,6 +180,17 @@ def test_location_is_unquoted_and_a_folder_by_uri_is_that_folder(tmp_path: Path,
     assert open_store(bucket.url("a%20b/c/")).root == f"{bucket.name}/a b/c"
 
 
+@pytest.mark.parametrize("scheme", ["gs", "gcs"])
+def test_location_of_google_takes_its_own_options_and_no_user(scheme: str) -> None:
+    where = f"{scheme}://anonymous@bucket/a%20b?endpoint_override=127.0.0.1:9&scheme=http"
+    assert open_store(where).root == "bucket/a b"
+    assert not open_store(where).is_local
+    with pytest.raises(ValueError, match="region"):
+        open_store(f"{scheme}://bucket/x?region=eu")
+    with pytest.raises(ValueError, match="secret"):
+        open_store(f"{scheme}://user:password@bucket/x")
+
+
 def test_split_location_parts_the_name_from_the_folder_and_keeps_the_query() -> None:
     assert split_location("s3://b/f/out.parquet?scheme=http") == ("s3://b/f?scheme=http", "out.parquet")
     assert split_location("out.parquet") == (".", "out.parquet")
