@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipelines.changes import Change, gone, record, tombstones
@@ -23,16 +24,19 @@ from pipelines.index.opened import open_index
 from pipelines.jobs import CompactConfig
 from pipelines.search import Searcher
 from pipelines.shards import merged_file
+from stages import schemas
 from stages.schemas import image_id
 from tests.pipelines.indexes import held_ids
 from tests.pipelines.small_corpus import (
     DATASETS,
+    QUESTIONS,
     ROWS,
     SHARDS,
     assert_same,
     contents,
     dataset,
     files_of,
+    info_of,
     is_reject,
     make_corpus,
 )
@@ -137,6 +141,28 @@ def test_compact_dry_run_writes_nothing_and_says_what_would_be_done(corpus: Corp
     planned = {one.name: (one.files_before, one.files_after, one.rows_dropped) for one in preview.datasets}
     made = {one.name: (one.files_before, one.files_after, one.rows_dropped) for one in done.datasets}
     assert planned == {name: made[name] for name in planned}
+
+
+@pytest.mark.parametrize(
+    ("change", "left"), [(Change.FORGOTTEN, [ROWS * len(QUESTIONS) - 1] * 2), (Change.DELETED, None)]
+)
+def test_compact_drops_answers_that_tell_of_others_what_was_taken_down(
+    corpus: Corpus, change: Change, left: list[int] | None
+) -> None:
+    """The first answer of two shards is about a group that an image of another shard is in."""
+    victim, whole = image_id(3, 2), [ROWS * len(QUESTIONS)] * 2
+    corpus.drop("answers/a")
+    corpus.claim(info_of("answers/a", schemas.ANSWERS))
+    for shard in range(SHARDS):
+        rows = dataset("answers/a", shard).to_pylist()
+        if shard < 2:
+            rows[0]["images"] = [image_id(shard, 0), victim]
+        corpus.write_shard("answers/a", shard, pa.Table.from_pylist(rows, schemas.ANSWERS))
+    record(corpus, gone([victim], change))
+    _compact(corpus)
+    assert [len(corpus.read_shard("answers/a", shard)) for shard in range(2)] == (left or whole)
+    assert len(corpus.read_shard("answers/a", 2)) == whole[0]
+    assert len(corpus.read_shard("captions/a", 0)) == ROWS
 
 
 def test_compact_after_forgetting_removes_the_quarantine_too(corpus: Corpus) -> None:

@@ -106,6 +106,8 @@ def test_question_plan_says_what_it_needs(tmp_path: Path) -> None:
     assert (texts.captions, texts.tags, texts.texts, texts.beyond_pixels) == (True, True, ("ocr",), False)
     assert set(texts.columns) == {"caption", "tags", "text:ocr"}
     assert load_questions(["what is it?"]).needs.columns == ()
+    told = load_questions(["is it {original_caption}?"]).needs
+    assert (told.columns, told.metadata, told.beyond_pixels) == (("original_caption",), (), True)
 
 
 @pytest.mark.parametrize(
