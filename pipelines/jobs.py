@@ -30,8 +30,9 @@ class Source(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.where is not None:
-            Keep(self.where)
+        named = frozenset() if self.where is None else Keep(self.where).keys
+        if self.metadata is not None and (absent := sorted(named.difference(self.metadata))):
+            raise ValueError(f"source.where reads metadata.{absent[0]}, which source.metadata leaves out")
 
     @property
     def what(self) -> SourceConfig:

@@ -90,6 +90,11 @@ class Keep:
         except WhereError as error:
             raise WhereError(f"source.{error}") from error
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of metadata, those that it names."""
+        return frozenset(value.path[0] for value in self._where.condition.values)
+
     def __call__(self, found: pa.Table) -> pa.ChunkedArray:
         """bool [n]."""
         size = pc.if_else(pc.less(found["size"], 0), None, found["size"])

@@ -194,6 +194,16 @@ def test_where_of_a_source_chooses_by_metadata(first_night: Tars, tmp_path: Path
     assert len(tars.items()) == PICTURES
 
 
+def test_where_of_a_source_on_a_key_that_is_left_out_is_refused(
+    first_night: Tars, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tars = Tars(tmp_path)
+    shutil.copy(first_night.root / "questions.yaml", tars.root)
+    assert tars.run("source.where=metadata.width > 1", "source.metadata=[note,where]") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "source.where reads metadata.width, which source.metadata leaves out" in line
+
+
 @pytest.mark.parametrize(
     ("question", "named"),
     [
