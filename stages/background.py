@@ -60,7 +60,11 @@ def _end(loop: asyncio.AbstractEventLoop, at_end: Callable[[], Coroutine[Any, An
     """Does not wait: it may be run in any thread, by the garbage collector."""
 
     async def end() -> None:
+        unfinished = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in unfinished:
+            task.cancel()
         try:
+            await asyncio.gather(*unfinished, return_exceptions=True)
             await at_end()
             await loop.shutdown_asyncgens()
             await loop.shutdown_default_executor()
