@@ -38,7 +38,7 @@ def rules_of(source: SourceConfig) -> str:
 def known_containers(corpus: Corpus, source: SourceConfig, planned: pa.Table) -> dict[str, Container]:
     """Those that were taken up by the same rules, and whose items are all there still.
 
-    `planned`: `source_diff.planned_items`; a plan that was repaired, or a takedown, leaves fewer.
+    `planned`: `planned.planned_items`; a plan that was repaired, or a takedown, leaves fewer.
     """
     recorded = {row["container"]: row for row in journal.read_all(corpus, NAME, CONTAINERS).to_pylist()}
     live = items_of(planned) if recorded else {}
@@ -51,7 +51,7 @@ def known_containers(corpus: Corpus, source: SourceConfig, planned: pa.Table) ->
 
 
 def items_of(planned: pa.Table) -> Mapping[str, int]:
-    """How many live items each container has. `planned`: `source_diff.planned_items`."""
+    """How many live items each container has. `planned`: `planned.planned_items`."""
     return _counts(planned.filter(pc.invert(planned["gone"]))["container"])
 
 

@@ -14,9 +14,9 @@ from pipelines.corpus import Corpus
 from pipelines.forgotten import FORGOTTEN, Forgotten, remember, uri_digest
 from pipelines.jobs import ForgetConfig
 from pipelines.lock import locked
+from pipelines.planned import planned_items
 from pipelines.report import shows
 from pipelines.reuse import ITEMS, item_digests, stored_rows
-from pipelines.source_diff import planned_items
 from stages.schemas import CAPTIONS, Status
 
 _PAGE = (

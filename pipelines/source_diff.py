@@ -8,21 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import journal, plan
-from pipelines.changes import CHANGES, Change, gone, read_changes
+from pipelines.changes import CHANGES, Change, gone
 from pipelines.containers import taken_up
 from pipelines.corpus import Corpus
 from pipelines.forgotten import Forgotten
-from pipelines.plan import NEW, as_last_said, split_copies
+from pipelines.plan import NEW, split_copies
+from pipelines.planned import SAID, planned_items
 from pipelines.reuse import item_digests
-from stages.schemas import PLACE, PLAN
 from stages.sources.config import SourceConfig
 from stages.sources.listing import FILES, Details, Listing
 
 Digest: TypeAlias = Callable[[pa.Table], Sequence[str | None]]
 """SHA-256 of the bytes of items (uri, size, mtime_ns, `PLACE`); None for one that cannot be read."""
 
-_SAID = ["uri", "size", "mtime_ns", *PLACE.names]
 
 _PART = 8192
 
@@ -101,83 +99,81 @@ def compare(
     planned, forgotten = planned_items(corpus), Forgotten(corpus)
     live = planned.filter(pc.invert(planned["gone"]))
     items, doubled = _newest(live)
-    rows = pa.concat_tables([listing.rows, _unchanged(items, listing.unchanged)])
-    listed = _held(rows.sort_by("uri"), items)
+    listed = _held(_all_rows(listing, items), items)
     found, touched = _look_again(corpus, listed, digest)
     wanted = found.filter(pc.or_(found["wanted"], pc.is_valid(found["image_id"])))
-    unwanted, found = len(found) - len(wanted), wanted
-    allowed = found.filter(pc.invert(forgotten.has_uri(found["uri"])))
+    allowed = wanted.filter(pc.invert(forgotten.has_uri(wanted["uri"])))
     taken = allowed.slice(0, wishes.limit)
     known = planned.filter(pc.invert(planned["forgotten"]))
     read = _digested(taken, _worth_reading(taken, known if wishes.reuse else None, forgotten), digest)
     new = read.filter(pc.invert(forgotten.has_bytes(read["sha256"])))
     new = _with_origins(corpus, new, known, listed, digest) if wishes.reuse else _alone(new)
-    again = listed.filter(pc.is_in(listed["image_id"], pa.array(wishes.retry, pa.int64())))
-    again = again.filter(pc.invert(pc.is_in(again["uri"], found["uri"].combine_chunks())))
-    unseen = items.filter(pc.invert(pc.is_in(items["uri"], listed["uri"].combine_chunks())))
-    moved = pc.is_in(unseen["image_id"], new["reused_from"].combine_chunks())
-    taken_down = live.filter(forgotten.has_uri(live["uri"]))
+    again = _to_retry(listed, wanted, listing, wishes)
     changes = [
-        gone(taken_down["image_id"].to_pylist(), Change.FORGOTTEN),
-        gone(doubled["image_id"].to_pylist(), Change.REPLACED),
-        gone(read["image_id"].drop_null().to_pylist(), Change.REPLACED),
-        gone(unseen.filter(moved)["image_id"].to_pylist(), Change.MOVED),
-        gone(unseen.filter(pc.invert(moved))["image_id"].to_pylist(), Change.DELETED),
-        gone(again["image_id"].to_pylist(), Change.RETRIED),
+        gone(_ids(live.filter(forgotten.has_uri(live["uri"]))), Change.FORGOTTEN),
+        gone(_ids(doubled), Change.REPLACED),
+        gone(_ids(read.filter(pc.is_valid(read["image_id"]))), Change.REPLACED),
+        *_departed(items, listed, new),
+        gone(_ids(again), Change.RETRIED),
         touched,
     ]
     planned_next = pa.concat_tables([new.select(NEW.names).cast(NEW), _retried(again)]).sort_by("uri")
     cut = set(allowed["container"].slice(len(taken)).drop_null().unique().to_pylist())
     whole = [one for one in listing.read if one.name not in cut]
-    same = pc.invert(
-        pc.or_(pc.is_in(listed["uri"], found["uri"].combine_chunks()), pc.is_null(listed["image_id"]))
-    )
-    stays = listed.filter(
-        pc.or_(
-            pc.and_(same, pc.invert(forgotten.has_uri(listed["uri"]))),
-            pc.is_in(listed["uri"], planned_next["uri"].combine_chunks()),
-        )
-    )
     return SourceDiff(
         planned_next,
         pa.concat_tables(changes),
         len(live),
-        banned=len(found) - len(allowed) + len(read) - len(new),
+        banned=len(wanted) - len(allowed) + len(read) - len(new),
         details=listing.details,
-        containers=taken_up(source, whole, stays["container"]),
+        containers=taken_up(source, whole, _staying(listed, wanted, planned_next, forgotten)),
         notes=listing.notes,
-        unwanted=unwanted,
+        unwanted=len(found) - len(wanted),
     )
 
 
-def _unchanged(items: pa.Table, containers: Sequence[str]) -> pa.Table:
-    """Items of containers that were not read again, as the listing would have them."""
-    rows = items.filter(pc.is_in(items["container"], pa.array(containers, pa.string()))).select(_SAID)
+def _ids(rows: pa.Table) -> list[int]:
+    ids: list[int] = rows["image_id"].to_pylist()
+    return ids
+
+
+def _all_rows(listing: Listing, items: pa.Table) -> pa.Table:
+    """The listing with the known items of containers that were not read, or not to their end, by URI."""
+    names = pa.array([*listing.unchanged, *listing.unread], pa.string())
+    rows = items.filter(pc.is_in(items["container"], names)).select(list(SAID))
+    rows = rows.filter(pc.invert(pc.is_in(rows["uri"], listing.rows["uri"].combine_chunks())))
     rows = rows.append_column("detail", pa.nulls(len(rows), pa.int64()))
-    return rows.append_column("wanted", pa.repeat(True, len(rows))).cast(FILES)
+    rows = rows.append_column("wanted", pa.repeat(True, len(rows))).cast(FILES)
+    return pa.concat_tables([listing.rows, rows]).sort_by("uri")
 
 
-def planned_items(corpus: Corpus) -> pa.Table:
-    """image_id, uri, size, mtime_ns, place and origin of every planned item by id, as last seen; and whether
-    it is `gone`, and `forgotten`.
-    """
-    columns = ["image_id", *_SAID, "reused_from"]
-    tables = [
-        corpus.read_parquet(plan.NAME, file, columns=columns) for file in journal.files(corpus, plan.NAME)
+def _to_retry(listed: pa.Table, found: pa.Table, listing: Listing, wishes: Wishes) -> pa.Table:
+    """Rejects that are to be tried again, but those that are new by themselves, or cannot be read tonight."""
+    again = listed.filter(pc.is_in(listed["image_id"], pa.array(wishes.retry, pa.int64())))
+    unread = pc.is_in(again["container"], pa.array(listing.unread, pa.string()))
+    new = pc.is_in(again["uri"], found["uri"].combine_chunks())
+    return again.filter(pc.invert(pc.or_(unread, new)))
+
+
+def _departed(items: pa.Table, listed: pa.Table, new: pa.Table) -> list[pa.Table]:
+    """Journal rows of items that the source no longer has: moved, or deleted."""
+    unseen = items.filter(pc.invert(pc.is_in(items["uri"], listed["uri"].combine_chunks())))
+    moved = pc.is_in(unseen["image_id"], new["reused_from"].combine_chunks())
+    return [
+        gone(_ids(unseen.filter(moved)), Change.MOVED),
+        gone(_ids(unseen.filter(pc.invert(moved))), Change.DELETED),
     ]
-    items = pa.concat_tables(tables) if tables else PLAN.empty_table().select(columns)
-    changes = read_changes(corpus)
-    touched = pc.equal(changes["change"], Change.TOUCHED.value)
-    forgotten = pc.equal(changes["change"], Change.FORGOTTEN.value)
-    for name, rows in (("gone", pc.invert(touched)), ("forgotten", forgotten)):
-        ids = changes.filter(rows)["image_id"].combine_chunks()
-        items = items.append_column(name, pc.is_in(items["image_id"], ids))
-    return _touched(items, changes.filter(touched))
 
 
-def _touched(items: pa.Table, touched: pa.Table) -> pa.Table:
-    """With the size, the time and the place that the source last said, the latest of several."""
-    return as_last_said(items, touched.take(pa.array(np.arange(len(touched))[::-1])))
+def _staying(
+    listed: pa.Table, found: pa.Table, planned_next: pa.Table, forgotten: Forgotten
+) -> pa.ChunkedArray:
+    """The container of each listed item that the plan will have: known and as it was, or new."""
+    other = pc.is_in(listed["uri"], found["uri"].combine_chunks())
+    same = pc.invert(pc.or_(other, pc.is_null(listed["image_id"])))
+    kept = pc.and_(same, pc.invert(forgotten.has_uri(listed["uri"])))
+    planned = pc.is_in(listed["uri"], planned_next["uri"].combine_chunks())
+    return listed.filter(pc.or_(kept, planned))["container"]
 
 
 def _newest(live: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -230,7 +226,7 @@ def _digested(files: pa.Table, chosen: pa.ChunkedArray, digest: Digest) -> pa.Ta
     known = files["sha256"]
     rows = np.flatnonzero(pc.and_(chosen, pc.is_null(known)).to_numpy())
     # A part at a time: of a million files the URIs and digests would be half a gigabyte of Python's strings.
-    said = files.select(_SAID)
+    said = files.select(list(SAID))
     parts = [said.take(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
     found = pa.chunked_array([pa.array(digest(part), pa.string()) for part in parts], pa.string())
     place = np.full(len(files), -1)

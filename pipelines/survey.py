@@ -12,8 +12,9 @@ from pipelines.containers import items_of, known_containers
 from pipelines.corpus import Corpus
 from pipelines.index.texts import read_texts
 from pipelines.jobs import NightlyConfig, Source
+from pipelines.planned import planned_items
 from pipelines.product import Product
-from pipelines.source_diff import SourceDiff, Wishes, compare, planned_items
+from pipelines.source_diff import SourceDiff, Wishes, compare
 from pipelines.where import Keep
 from stages.index.blas import check_installed
 from stages.index.choice import choose_factory

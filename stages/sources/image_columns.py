@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from stages.sources.told import is_binary, is_text
+from stages.sources.as_json import is_binary, is_text
 
 
 class NoImageColumnError(ValueError):

@@ -44,7 +44,13 @@ def _parquet(
     found = ParquetFound()
     listing = _collected(list_parquet(config, run, known, found), keep)
     unchanged = tuple(one.name for one in found.unchanged)
-    return replace(listing, read=tuple(found.read), unchanged=unchanged, notes=listing.notes + found.notes)
+    return replace(
+        listing,
+        read=tuple(found.read),
+        unchanged=unchanged,
+        unread=tuple(found.damaged),
+        notes=listing.notes + found.notes,
+    )
 
 
 def _uris(config: SourceConfig, run: SourceRun, keep: Keep | None) -> Listing:

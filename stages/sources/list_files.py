@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from stages.sources.as_json import as_object, as_objects, can_be_json, caption_column, is_text, python_values
 from stages.sources.config import SourceConfig
 from stages.sources.row_groups import DAMAGE, DamagedError, damage_of, open_parquet
-from stages.sources.told import as_object, as_objects, can_be_json, caption_column, is_text, python_values
 from stages.sources.watched import WatchedFile
 from stages.stores import Store
 

@@ -91,8 +91,9 @@ class Listing:
     """The items of a source. `rows`: schema `FILES`, by URI, each URI once; `details`: what `detail` numbers.
 
     `read`: the containers that were read for it. `unchanged`: those that are as they were when all of their
-    items were planned, which are not among the rows; `known`: how many items those hold. `notes`: lines for a
-    person.
+    items were planned, which are not among the rows; `known`: how many items those hold. `unread`: those that
+    are there and cannot be read to their end tonight: of their items only some are among the rows. `notes`:
+    lines for a person.
     """
 
     rows: pa.Table
@@ -100,6 +101,7 @@ class Listing:
     read: tuple[Container, ...] = ()
     unchanged: tuple[str, ...] = ()
     known: int = 0
+    unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property

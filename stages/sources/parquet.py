@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from stages.schemas import Status
+from stages.sources.as_json import as_objects, can_be_json, caption_column, is_text, python_values
 from stages.sources.config import SourceConfig, SourceRun
 from stages.sources.containers import container_store, find_containers
 from stages.sources.image_columns import NoImageColumnError, has_path, image_column
@@ -28,7 +29,6 @@ from stages.sources.row_groups import (
     read_rows,
 )
 from stages.sources.threads import interleaved
-from stages.sources.told import as_objects, can_be_json, caption_column, is_text, python_values
 from stages.sources.uri_reader import UriReader, parent_of
 from stages.sources.watched import WatchedFile
 from stages.stores import Store
@@ -45,18 +45,19 @@ _READ = pa.schema([("bytes", pa.large_binary()), ("status", pa.string()), ("erro
 class ParquetFound:
     """What listing found. `read`: containers that were read whole; `unchanged`: those that need not be.
 
-    `damaged`: files that cannot be read, each with the reason. Complete once the tables were all taken.
+    `damaged`: files that cannot be read, by name, with the reason. Complete once the tables were all taken.
     """
 
     read: list[Container] = field(default_factory=list)
     unchanged: list[Container] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
     columns: set[str] = field(default_factory=set)
 
     @property
     def notes(self) -> tuple[str, ...]:
         told = [
-            f"left out a Parquet file that cannot be read: {line}" for line in sorted(self.damaged)[:_NAMED]
+            f"left out a Parquet file that cannot be read: {name}: {self.damaged[name]}"
+            for name in sorted(self.damaged)[:_NAMED]
         ]
         more = len(self.damaged) - len(told)
         return (*told, *([f"left out {more:,} more Parquet files that cannot be read"] if more else []))
@@ -96,7 +97,10 @@ def list_parquet(
     if news and found.read:
         _check_columns(config, found.columns)
     if news and not found.read and not found.unchanged:
-        raise ValueError(f"{config.path} holds no Parquet file that can be read; {min(found.damaged)}")
+        name = min(found.damaged)
+        raise ValueError(
+            f"{config.path} holds no Parquet file that can be read; {name}: {found.damaged[name]}"
+        )
 
 
 def _check_columns(config: SourceConfig, there: set[str]) -> None:
@@ -115,7 +119,7 @@ def _items(
             opened = open_parquet(file, whole=not store.is_local)
             yield from _rows_of(opened, file, config, container, found)
     except (DamagedError, FileNotFoundError, PermissionError) as error:
-        found.damaged.append(f"{container.name}: {error}")
+        found.damaged[container.name] = str(error)
     else:
         found.read.append(container)
 

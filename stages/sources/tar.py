@@ -50,7 +50,8 @@ def list_tars(
     read = tuple(report.container for report in reports if report.is_tar)
     if not unchanged and not read:
         raise ValueError(f"{config.path}: {reports[0].container.name} {reports[0].problem}")
-    return Listing(rows, details, read, unchanged, notes=tuple(_notes(reports)))
+    unread = tuple(report.container.name for report in reports if report.problem)
+    return Listing(rows, details, read, unchanged, unread=unread, notes=tuple(_notes(reports)))
 
 
 def _list_tar(store: Store, report: TarReport, config: SourceConfig) -> Iterator[pa.Table]:

@@ -20,7 +20,8 @@ from pipelines.corpus import Corpus, DatasetInfo
 from pipelines.forget import forget
 from pipelines.jobs import CompactConfig, ForgetConfig, VerifyConfig
 from pipelines.plan import extend, planned_shards, read_planned
-from pipelines.source_diff import SourceDiff, Wishes, compare, planned_items
+from pipelines.planned import planned_items
+from pipelines.source_diff import SourceDiff, Wishes, compare
 from pipelines.verify import verify
 from stages.schemas import ITEMS, shard_of
 from stages.sources.config import Kind, SourceConfig, SourceRun
@@ -190,6 +191,20 @@ def test_compare_tar_that_is_gone_is_buried_with_all_its_items(tars: Tars) -> No
     assert set(tars.ids()) == {f"a.tar/{name}" for name in A}
     tars.write("b.tar", B)
     assert _counts(tars.night()) == {"new": 3}
+    assert tars.pictures() == WANTED
+
+
+@pytest.mark.parametrize("left", [0, 1536, 512 * 3])
+def test_compare_tar_that_cannot_be_read_tonight_keeps_its_items_until_it_can(tars: Tars, left: int) -> None:
+    before, whole = tars.ids(), (tars.folder / "a.tar").read_bytes()
+    (tars.folder / "a.tar").write_bytes(whole[:left] or b"not a tar" * 100)
+    told = tars.night()
+    assert _counts(told) == {}
+    assert any("a.tar" in note for note in told.notes)
+    assert tars.ids() == before
+    (tars.folder / "a.tar").write_bytes(whole)
+    tars.night()
+    assert tars.ids() == before
     assert tars.pictures() == WANTED
 
 
