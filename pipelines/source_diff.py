@@ -101,6 +101,7 @@ def compare(
     items, doubled = _newest(live)
     listed = _held(_all_rows(listing, items), items)
     found, touched = _look_again(corpus, listed, digest)
+    found = found.filter(pc.invert(_out_of_reach(found, listing)))
     wanted = found.filter(pc.or_(found["wanted"], pc.is_valid(found["image_id"])))
     allowed = wanted.filter(pc.invert(forgotten.has_uri(wanted["uri"])))
     taken = allowed.slice(0, wishes.limit)
@@ -145,6 +146,12 @@ def _all_rows(listing: Listing, items: pa.Table) -> pa.Table:
     rows = rows.append_column("detail", pa.nulls(len(rows), pa.int64()))
     rows = rows.append_column("wanted", pa.repeat(True, len(rows))).cast(FILES)
     return pa.concat_tables([listing.rows, rows]).sort_by("uri")
+
+
+def _out_of_reach(found: pa.Table, listing: Listing) -> pa.ChunkedArray:
+    """Known items of containers that cannot be read to their end, whose bytes were not read: they stay."""
+    unread = pc.is_in(found["container"], pa.array(listing.unread, pa.string()))
+    return pc.and_(unread, pc.and_(pc.is_valid(found["image_id"]), pc.is_null(found["sha256"])))
 
 
 def _to_retry(listed: pa.Table, found: pa.Table, listing: Listing, wishes: Wishes) -> pa.Table:

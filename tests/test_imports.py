@@ -58,6 +58,7 @@ LAYERS = [
     {"source_record", "journal", "lock", "tracking", "stream", "vectors", "where", "query_file"},
     {"changes", "containers", "forgotten", "encoders"},
     {"plan"},
+    {"planned"},
     {"context", "metadata"},
     {"reuse"},
     {"local"},

@@ -194,12 +194,15 @@ def test_compare_tar_that_is_gone_is_buried_with_all_its_items(tars: Tars) -> No
     assert tars.pictures() == WANTED
 
 
-@pytest.mark.parametrize("left", [0, 1536, 512 * 3])
-def test_compare_tar_that_cannot_be_read_tonight_keeps_its_items_until_it_can(tars: Tars, left: int) -> None:
+# Nothing of it, one member and a half, one member, and a header alone.
+@pytest.mark.parametrize("left", [0, 0.4, 0.25, 0.1])
+def test_compare_tar_that_cannot_be_read_tonight_keeps_its_items_until_it_can(
+    tars: Tars, left: float
+) -> None:
     before, whole = tars.ids(), (tars.folder / "a.tar").read_bytes()
-    (tars.folder / "a.tar").write_bytes(whole[:left] or b"not a tar" * 100)
+    (tars.folder / "a.tar").write_bytes(whole[: int(left * len(whole))] or b"not a tar" * 100)
     told = tars.night()
-    assert _counts(told) == {}
+    assert _counts(told).keys() <= {"touched"}
     assert any("a.tar" in note for note in told.notes)
     assert tars.ids() == before
     (tars.folder / "a.tar").write_bytes(whole)
