@@ -20,7 +20,7 @@ from stages.pocket.corpus import write_broken, write_pictures
 from tests.pipelines.buckets import Bucket, new_bucket, server  # noqa: F401
 
 PICTURES, BROKEN, SEED, SHARD_ROWS = 13, 2, 31, 5
-NIGHT = ("cluster=local", "tracking=off", "index=exact", "report.searches=0")
+NIGHT = ("cluster=local", "tracking=off", "index=exact", "report.searches=0", "max_reject_ratio=1")
 DATASETS = ("items", "embeddings/pocket", "captions/pocket")
 
 
@@ -88,7 +88,7 @@ def after_a_night(server: int, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_nightly_in_a_bucket_leaves_what_it_leaves_in_a_folder(after_a_night: Places) -> None:
     assert values(after_a_night.corpus) == values(after_a_night.folder)
     kinds = {name.partition("/")[0] for name in after_a_night.corpus_files()}
-    assert kinds == {"plan", "items", "embeddings", "captions", "index", "runs"}
+    assert kinds == {"source.json", "plan", "items", "embeddings", "captions", "index", "runs"}
 
 
 @pytest.mark.ray

@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.base import Stage
-from stages.decode import DecodeConfig, DecodeImages, DecodeRun
-from stages.resize import ResizeConfig
+from stages.decode import DecodeImages
 from tests.stages.codecs.samples import encode
 
 # Behind the end of a JPEG, where every sound decoder has stopped reading.
@@ -29,8 +28,8 @@ def bomb() -> bytes:
 class PoisonedDecode(DecodeImages):
     """DecodeImages over an OpenCV that segfaults, exits or hangs where the bytes say so."""
 
-    def __init__(self, config: DecodeConfig, run: DecodeRun, views: Mapping[str, ResizeConfig]) -> None:
-        super().__init__(config, run, views)
+    def __init__(self, *what: Any) -> None:
+        super().__init__(*what)
         cv2.imdecode = _poisoned(getattr(cv2.imdecode, "sound", cv2.imdecode))
 
 

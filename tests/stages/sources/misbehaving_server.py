@@ -48,6 +48,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: set[asyncio.WriteTransport] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -74,12 +75,17 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # What nobody reads any more would keep them open: a close waits until all is sent.
+        for transport in self._transports:
+            transport.abort()
+        await asyncio.sleep(0)
         await self._loop.shutdown_asyncgens()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._transports.add(writer.transport)
         self.seen.connections += 1
         try:
             while first := await reader.read(1):
