@@ -69,7 +69,10 @@ def meteor(captions: Captions, jar: Path) -> Scores:
             rows = _statistics(captions, program.stdin, program.stdout)
         finally:
             program.kill()
-    return Scores("METEOR", np.array(rows, np.float64).reshape(-1, _STATISTICS), _score)
+    counts = np.array(rows, np.float64).reshape(-1, _STATISTICS)
+    # One chunk that is all of both texts is not in pieces at all; the program counts it so too.
+    counts[(counts[:, 20] == 1) & (counts[:, 21:] == counts[:, :2]).all(axis=1), 20] = 0
+    return Scores("METEOR", counts, _score)
 
 
 def _statistics(captions: Captions, asked: IO[str], answers: IO[str]) -> list[list[float]]:
@@ -102,10 +105,7 @@ def _score(sums: Float64) -> Float64:
     words = _DELTA * (lengths - functions) + (1 - _DELTA) * functions
     precision, recall = np.moveaxis(_over(weighted, words), -1, 0)
     mean = _over(precision * recall, _ALPHA * precision + (1 - _ALPHA) * recall)
-    chunks, matched = sums[..., 20], (sums[..., 21] + sums[..., 22]) / 2
-    # One chunk that is all of both texts is not in pieces at all.
-    whole = (chunks == 1) & (sums[..., 21:] == lengths).all(axis=-1)
-    pieces = np.where(whole, 0, _over(chunks, matched))
+    pieces = _over(sums[..., 20], (sums[..., 21] + sums[..., 22]) / 2)
     score: Float64 = mean * (1 - _GAMMA * pieces**_BETA)
     return score
 
