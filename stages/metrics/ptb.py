@@ -125,7 +125,7 @@ _KINDS = [
     r"(?i:<SPACE>)\.|[mM][ft][gG]\.|[A-Za-z](?:\.[A-Za-z])*\.",
     r"«[A-Za-z]»\.\s+(?:(?:<INITIAL>)\s|<TAG>)",
     r"«(?i:<NUMBER>)\.» ?<D>",
-    r"«(?:<WORD>|<THING>|<HYPHENED>|<JOINED>)\.»[,;:]",
+    *(rf"«{kind}\.»[,;:]" for kind in ("<WORD>", "<THING>", "<HYPHENED>", "<JOINED>")),
     "<THING>",
     "<JOINED>",
     r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}",
