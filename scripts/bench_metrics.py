@@ -1,15 +1,15 @@
 """Scoring 40,000 captions with 5 references each, and 200,000 answers; one JSON object a row.
 
-Seconds are of the CPU, memory is the peak of the process so far. Where the package pycocoevalcap is installed, its
-Python code scores a part of the same captions, and `times_as_fast` says how it compares, captions for captions.
-Its tokenizer is a Java program and is not measured; METEOR is no part of either.
+    python -m scripts.bench_metrics --captions 40000 --answers 200000 --compared 4000
 
-    python -m scripts.bench_metrics captions=40000 answers=200000 compared=4000
+Seconds are of the CPU, memory is the peak of the process so far. Where the package pycocoevalcap is
+installed, its Python code scores a part of the same captions, and `times_as_fast` says how it compares,
+caption for caption. Its tokenizer is a Java program and is not measured; METEOR is no part of either.
 """
 
+import argparse
 import json
 import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -109,15 +109,13 @@ def report(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Arguments as NAME=NUMBER: captions, answers, compared."""
-    sizes = {"captions": 40_000, "answers": 200_000, "compared": 4000}
-    for argument in sys.argv[1:]:
-        name, _, number = argument.partition("=")
-        if name not in sizes or not number.isdigit():
-            sys.exit(f"{argument}: known are {', '.join(f'{one}=NUMBER' for one in sizes)}")
-        sizes[name] = int(number)
-    bench_captions(sizes["captions"], sizes["compared"])
-    bench_answers(sizes["answers"])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--captions", type=int, default=40_000)
+    parser.add_argument("--answers", type=int, default=200_000)
+    parser.add_argument("--compared", type=int, default=4000, help="captions for the official code")
+    sizes = parser.parse_args()
+    bench_captions(sizes.captions, sizes.compared)
+    bench_answers(sizes.answers)
 
 
 if __name__ == "__main__":

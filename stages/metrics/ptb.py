@@ -4,6 +4,9 @@ There they come from the PTBTokenizer of Stanford CoreNLP 3.4.1, in lower case, 
 of punctuation. That is a Java program; this is an account of what it does, found by asking it. It is a lexer:
 at each place the kind of token that reaches furthest wins, and of equally long ones the one that is named
 first. What follows a token may be part of its kind, and counts for its reach.
+
+There all captions are one text, a line each. So "no." keeps its period where the next caption begins with a
+number, and "A." loses it where that begins with "The"; here a caption's tokens depend on nothing else.
 """
 
 import re
@@ -97,7 +100,7 @@ _CUT_KIND = "(?i:<CUT>)"
 # In the order of precedence. <X> stands for a name above; what is in « » is the token, else all of it is.
 _KINDS = [
     "<TAG>",
-    r"&(?:amp|lt|gt|quot|apos|nbsp|mdash|ndash|MD|HT|ht|#[0-9]+);",
+    r"(?i:&(?:amp|lt|gt|nbsp|mdash|ndash|md|ht|tl|ur|lr|qc|ql|qr|odq|cdq);)|&(?:quot|apos|#[0-9]+);",
     _CUT_KIND,
     "<WORD>",
     r"(?i:cont'd)\.",
@@ -110,7 +113,7 @@ _KINDS = [
     "[A-HJ-XZn]<Q><L><L>+",
     "<L>+[aeiouyAEIOUY]<Q>[aeiouA-Z]<L>*",
     "[lLdDjJ]<A>",
-    "(?i:<APOSTROPHE>)",
+    "(?i:<APOSTROPHE>)|[oO]<Q>[oO]",
     r"«<A>[0-9][0-9]»\s",
     "https?://<URL>|HTTPS?://<URL>",
     r"(?i:www)\.(?:[^ \t\r\n\f\"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}(?:/<URL>)?",

@@ -39,7 +39,6 @@ CUT_AFTER = {"cannot": 3, "gimme": 3, "gonna": 3, "gotta": 3, "lemme": 3, "wanna
 """Two tokens, in any case, where no longer word begins with them; the first has so many characters."""
 
 WITH_APOSTROPHE = (
-    "'cause 'em 'till 'til c'est c'mon cap'n dunkin' e'er ev'ry li'l nat'l nor'easter o'o ol' s'mores "
-    "somethin'"
+    "'cause 'em 'till 'til c'est c'mon cap'n dunkin' e'er ev'ry li'l nat'l nor'easter ol' s'mores somethin'"
 )
 """One token, in any case, where no longer one begins with them."""

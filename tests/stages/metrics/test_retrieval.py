@@ -51,6 +51,9 @@ def test_ties_count_against_wherever_the_twin_stands() -> None:
     twins = np.concatenate([IMAGES[:1], IMAGES[1:3], IMAGES[:1]])
     for wanted in (0, 3):
         assert ranks_of(IMAGES[:1], twins, np.array([wanted])).tolist() == [2]
+    found = exact_ranks(twins, twins, np.arange(4))
+    assert found.text_to_image.tolist() == [2, 1, 1, 2]
+    assert found.image_to_text.tolist() == [2, 1, 1, 2]
 
 
 def test_other_texts_of_an_image_do_not_stand_before_its_first() -> None:

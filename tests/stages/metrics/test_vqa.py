@@ -53,10 +53,16 @@ def test_equal_answers_are_compared_as_written_unless_always_normalised() -> Non
         ("1,000", "1000"),
         ("st. bernard", "st bernard"),
         ("3.5", "3.5"),
+        ("somebody'd", "somebodyd"),
     ],
 )
 def test_normal_forms_match(written: str, same: str) -> None:
     assert vqa_accuracy([written], [[same] * 9 + ["x"]]).score() == 1
+
+
+def test_only_the_first_32_periods_are_left_out() -> None:
+    answers = [["x"] * 9 + ["y"]] * 2
+    assert vqa_accuracy(["x" + "." * 32, "x" + "." * 33], answers).items().tolist() == [1, 0]
 
 
 def test_the_order_of_questions_and_answers_changes_nothing() -> None:
