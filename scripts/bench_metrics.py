@@ -1,4 +1,4 @@
-"""Scoring 40,000 captions with 5 references each, and 200,000 answers; one JSON object a row.
+"""Scoring 40,000 captions with 5 references each, and 200,000 answers, and ranking; one JSON object a row.
 
     python -m scripts.bench_metrics --captions 40000 --answers 200000 --compared 4000
 
@@ -19,10 +19,12 @@ import numpy as np
 from stages.metrics.bootstrap import intervals
 from stages.metrics.captions import caption_scores, tokenized
 from stages.metrics.ngrams import Captions
+from stages.metrics.retrieval import exact_ranks
 from stages.metrics.vqa import anls, textvqa_accuracy, vqa_accuracy
 
 REFERENCES = 5
 _WORDS = 12_000
+_DIM = 512
 # Of COCO's captions: tokens of a caption, its standard deviation.
 _LENGTH = (10.5, 2.4)
 _SIGNS = ("", "", "", "", "", ",", "'s", "-ish", " 12", ".")
@@ -103,6 +105,16 @@ def bench_answers(count: int) -> None:
         report({"metric": scores.name, "answers": count, "score_s": seconds, "peak_mb": peak_mb()})
 
 
+def bench_ranks(images: int) -> None:
+    rng = np.random.default_rng(2)
+    own = np.repeat(np.arange(images), REFERENCES)
+    pictures = rng.standard_normal((images, _DIM), np.float32) / np.float32(_DIM**0.5)
+    texts = pictures[own] + rng.standard_normal((len(own), _DIM), np.float32) / np.float32(_DIM**0.5)
+    before = peak_mb()
+    seconds, _ = measured(lambda: exact_ranks(pictures, texts, own))
+    report({"images": images, "texts": len(own), "rank_s": seconds, "more_mb": peak_mb() - before})
+
+
 def report(row: dict[str, Any]) -> None:
     rounded = {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}
     print(json.dumps(rounded), flush=True)
@@ -113,9 +125,11 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=40_000)
     parser.add_argument("--answers", type=int, default=200_000)
     parser.add_argument("--compared", type=int, default=4000, help="captions for the official code")
+    parser.add_argument("--images", type=int, default=10_000, help="ranked against 5 texts each")
     sizes = parser.parse_args()
     bench_captions(sizes.captions, sizes.compared)
     bench_answers(sizes.answers)
+    bench_ranks(sizes.images)
 
 
 if __name__ == "__main__":

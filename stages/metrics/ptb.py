@@ -1,9 +1,10 @@
 """Penn Treebank tokens as the COCO caption evaluation makes them.
 
 There they come from the PTBTokenizer of Stanford CoreNLP 3.4.1, in lower case, without the tokens of a list
-of punctuation. That is a Java program; this is an account of what it does, found by asking it. It is a lexer:
-at each place the kind of token that reaches furthest wins, and of equally long ones the one that is named
-first. What follows a token may be part of its kind, and counts for its reach.
+of punctuation. That is a Java program; this does what it does: its kinds of tokens as they are known, each
+checked and completed by asking it. It is a lexer: at each place the kind of token that reaches furthest wins,
+and of equally long ones the one that is named first. What follows a token may be part of its kind, and counts
+for its reach.
 
 There all captions are one text, a line each. So "no." keeps its period where the next caption begins with a
 number, and "A." loses it where that begins with "The"; here a caption's tokens depend on nothing else.
@@ -12,6 +13,7 @@ number, and "A." loses it where that begins with "The"; here a caption's tokens 
 import re
 from collections.abc import Iterator
 from re import Pattern
+from string import ascii_letters
 
 from stages.metrics import ptb_words as words
 from stages.metrics.ptb_characters import MARKS, SYMBOLS, UNKNOWN, characters
@@ -23,10 +25,10 @@ _REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", 
 _DROPPED = "\x01"
 _BASIC_PLANE = [chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000]
 _UNKNOWN = frozenset(characters(UNKNOWN))
-_DIGITS = "0-9" + "".join(c for c in _BASIC_PLANE if c.isdecimal() and c not in _UNKNOWN)
-_LETTERS = "A-Za-z" + "".join(c for c in _BASIC_PLANE if c.isalpha() and c not in _UNKNOWN)
+_DIGITS = [*"0123456789", *(c for c in _BASIC_PLANE if c.isdecimal() and c not in _UNKNOWN)]
+_LETTERS = [*ascii_letters, *(c for c in _BASIC_PLANE if c.isalpha() and c not in _UNKNOWN)]
 # The soft hyphen is part of a word, and then left out.
-_MARKS = "\xad" + "".join(characters(MARKS))
+_MARKS = ["\xad", *characters(MARKS)]
 _HYPHENS = r"\-_\u058a\u2010\u2011"
 _KNOWN = frozenset(
     [*characters(SYMBOLS), *_LETTERS, *_DIGITS, *_MARKS, *"\xa0\x85\u058a\u2010\u2011\u066b\u066c"]
@@ -61,12 +63,23 @@ _BECOMES = {
 }
 
 
+def _one_of(known: list[str]) -> str:
+    """A class of characters, by ranges: compiled in a tenth of the time that single ones take."""
+    ranges: list[list[int]] = []
+    for code in sorted({ord(character) for character in known}):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in ranges)}]"
+
+
 _NAMES = {
-    "L": f"[{_LETTERS}]",
-    "W": f"[{_LETTERS}{_MARKS}]",
-    "D": f"[{_DIGITS}]",
-    "M": f"[{_LETTERS}{_DIGITS}{_MARKS}]",
-    "N": f"[{_LETTERS}{_DIGITS}\xad]",
+    "L": _one_of(_LETTERS),
+    "W": _one_of(_LETTERS + _MARKS),
+    "D": _one_of(_DIGITS),
+    "M": _one_of(_LETTERS + _DIGITS + _MARKS),
+    "N": _one_of([*_LETTERS, *_DIGITS, "\xad"]),
     "A": "(?:['\x92\u2019]|&apos;)",
     "Q": "(?:['\x92\u2019`\x91\u2018\u201b]|&apos;)",
     "H": f"[{_HYPHENS}]",
@@ -79,7 +92,7 @@ _NAMES = {
     "ENTITY": "&(?:[aeiouAEIOU](?:acute|grave|uml));",
     "ACRONYM": r"[A-Za-z](?:\.[A-Za-z])+\.",
     "FILES": "bat|bmp|c|cgi|cpp|dll|doc|docx|exe|gif|gz|h|htm|html|jar|java|jpeg|jpg|mov|mp3|pdf|php|pl|png"
-    "|ppt|ps|py|sql|tar|txt|wav|x|xml|zip|wmv",
+    "|ppt|ps|py|sql|tar|txt|wav|x|xml|zip",
     "WORD": "(?:<W>|<ENTITY>)(?:<M>|<ENTITY>)*(?:[.!?]<W><M>*)*",
     "INITIAL": "|".join(words.AFTER_INITIAL.replace(".", r"\.").split()),
     "JOINED": "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+",

@@ -2,7 +2,7 @@
 
 Measured: every string of two to five letters was given to it with a period, in lower case, capitalised and,
 up to four letters, in capitals, before a word and before a number; every string of up to six letters with an
-apostrophe inside; longer ones, and the words after an initial, from lists of 39,000 words.
+apostrophe inside; longer ones, and the words after an initial, from a list of 39,000 words.
 """
 
 ALWAYS = (
