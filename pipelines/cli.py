@@ -56,6 +56,7 @@ _USAGE = """darkroom PIPELINE key=value …
   darkroom index corpus=DIR                            an index over its embeddings; merge=true
   darkroom index neighbours corpus=DIR k=10            for every image its nearest others
   darkroom index plan vectors=1e9 dim=768 cores=64     hours, memory and disk of a build, from measured rates
+  darkroom evaluate task=captions corpus=DIR captions=NAME references=FILE    scores; vqa, retrieval, …
   darkroom describe corpus=DIR                         what a corpus holds; format=json
   darkroom compact corpus=DIR                          few big files, without what is gone; dry_run=true
   darkroom verify corpus=DIR                           reads every byte again; repair=true sets damage aside

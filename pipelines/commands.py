@@ -1,5 +1,6 @@
 """Each command: what it is asked, carried out, and what a person or a program is told of it."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +15,10 @@ from pipelines.chat import chat
 from pipelines.compact import compact
 from pipelines.corpus import Corpus
 from pipelines.describe import describe
+from pipelines.evaluate_jobs import EvaluateConfig
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.matching import MismatchError
+from pipelines.evaluation.record import as_json
 from pipelines.export.run import export
 from pipelines.export_jobs import ExportConfig
 from pipelines.forget import forget
@@ -188,6 +193,21 @@ def _fuse(config: FuseConfig, screen: Console) -> int:
     return 0
 
 
+def _evaluate(config: EvaluateConfig, screen: Console) -> int:
+    quiet = config.format is Format.JSON
+    try:
+        done = evaluate(config, Console(file=sys.stderr) if quiet else screen)
+    except MismatchError as error:
+        if not quiet:
+            screen.print(terminal.troubles(error.mismatch.troubles))
+        raise
+    _show(screen, config.format, as_json(done.report), terminal.evaluated(done.report))
+    if not quiet:
+        _print_notes(screen, done.notes)
+        screen.print(f"report: {done.page}", soft_wrap=True)
+    return 0
+
+
 def _export(config: ExportConfig, screen: Console) -> int:
     with _told("export", "shards", Format.TABLE, screen) as told:
         done = export(config, told)
@@ -217,5 +237,6 @@ COMMANDS: dict[str, Callable[[Any, Console], int]] = {
     "verify": _verify,
     "forget": _forget,
     "fuse": _fuse,
+    "evaluate": _evaluate,
     "export": _export,
 }

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import conf
 from pipelines.composition import build, checked, explain, thawed, unset_sections
+from pipelines.evaluate_jobs import EvaluateConfig
 from pipelines.export_jobs import ExportConfig
 from pipelines.index_jobs import IndexJob, IndexPlanJob, NeighboursConfig, SearchConfig
 from pipelines.jobs import CompactConfig, DescribeConfig, ForgetConfig, NightlyConfig, VerifyConfig
@@ -43,6 +44,7 @@ PIPELINES: dict[str, type[Any]] = {
     "verify": VerifyConfig,
     "forget": ForgetConfig,
     "fuse": FuseConfig,
+    "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }
 

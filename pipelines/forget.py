@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipelines.changes import Change, about, gone, record, tombstones, without
 from pipelines.config import ConfigError
 from pipelines.corpus import Corpus
+from pipelines.evaluation.taken_down import drop_items
 from pipelines.forgotten import FORGOTTEN, Forgotten, remember, uri_digest
 from pipelines.jobs import ForgetConfig
 from pipelines.lock import locked
@@ -59,6 +60,7 @@ def forget(config: ForgetConfig) -> Takedown:
         pages = [path for path in _pages(corpus) if shows(corpus.read_bytes(path).decode(), shown, texts)]
         for path in pages:
             corpus.write_bytes(_PAGE, path)
+        drop_items(corpus, ids, texts)
         return Takedown(len(found), len(found) - len(named), len(pages), unknown)
 
 

@@ -28,19 +28,13 @@ from pipelines.facts import (
 )
 from pipelines.metadata import CAPTION_CHARS, cut, told_values
 from pipelines.night import Night
-from pipelines.plan import planned_rows
-from pipelines.report import thumbnail
-from pipelines.reuse import ITEMS, item_digests
+from pipelines.reuse import ITEMS
 from pipelines.search import Searcher
 from pipelines.source_diff import describe_diff
-from stages.base import Image, unpack_views
-from stages.decode import DecodeImages
+from pipelines.thumbnails import thumbnails
 from stages.questions.files import load_questions
-from stages.resize import Policy, ResizeConfig
 from stages.schemas import TOLD, Status, shard_of
-from stages.sources.kinds import reader
 
-_THUMBNAIL = 240
 _EXAMPLES = 5
 _HITS = 6
 
@@ -182,17 +176,8 @@ def _said(status: str, answer: str | None) -> str:
 
 
 def _thumbnails(night: Night, ids: Sequence[int]) -> dict[int, str | None]:
-    """Read from the source again: the corpus keeps no pixels."""
-    view = ResizeConfig(policy=Policy.FIT, size=_THUMBNAIL)
-    decode = DecodeImages(night.config.decode.what, night.config.decode.how, {"thumbnail": view})
-    rows, digests = planned_rows(night.corpus, ids), item_digests(night.corpus, pa.array(ids, pa.int64()))
-    rows = rows.append_column("expected_sha256", digests)  # a server may say something else by now
-    read = reader(night.config.source.what, night.config.source.how)(rows)
-    images: list[Image | None] = unpack_views(decode(read), "thumbnail")
-    return {
-        item: None if image is None else thumbnail(image, _THUMBNAIL)
-        for item, image in zip(ids, images, strict=True)
-    }
+    source = night.config.source
+    return thumbnails(night.corpus, (source.what, source.how), night.config.decode, ids)
 
 
 def _searches(night: Night, pictures: Sequence[Picture]) -> Iterable[SampleSearch]:

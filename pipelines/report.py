@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -13,24 +13,29 @@ from markupsafe import Markup, escape
 
 from pipelines import quantities as q
 from pipelines.chart import chart
+from pipelines.evaluation.facts import EvaluationReport
+from pipelines.evaluation.trend import trends
 from pipelines.facts import IndexReport, Report
 from pipelines.index_facts import IndexFacts
 from pipelines.legible import legible
 from pipelines.preview_facts import PreviewReport
 from stages.base import Image
 
+AnyReport: TypeAlias = Report | IndexReport | PreviewReport | EvaluationReport
+
 _DATA_URI = "data:image/jpeg;base64,"
 _JPEG_QUALITY = 82
 
 
-def render(report: Report | IndexReport | PreviewReport) -> str:
+def render(report: AnyReport) -> str:
     """The page as HTML. Everything from data is escaped, and control and bidi characters are made visible."""
     name, indexes = _content(report)
     charts = [None if index.measured is None else chart(index.measured) for index in indexes]
-    return _template(name).render(report=report, charts=charts)
+    drawn = trends(report.past) if isinstance(report, EvaluationReport) else []
+    return _template(name).render(report=report, charts=charts, trends=drawn)
 
 
-def _content(report: Report | IndexReport | PreviewReport) -> tuple[str, tuple[IndexFacts, ...]]:
+def _content(report: AnyReport) -> tuple[str, tuple[IndexFacts, ...]]:
     """The template of a report, and the indexes on it."""
     match report:
         case Report():
@@ -39,6 +44,8 @@ def _content(report: Report | IndexReport | PreviewReport) -> tuple[str, tuple[I
             return "index.html.j2", (report.index,)
         case PreviewReport():
             return "preview.html.j2", ()
+        case EvaluationReport():
+            return "evaluation.html.j2", ()
 
 
 def thumbnail(image: Image, size: int) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import quantities as q
+from pipelines.evaluation.facts import Comparison, EvaluationReport, Score, Trouble
 from pipelines.facts import Compaction, Dataset, Hit, Report, TellsOfItems, Verification
 from pipelines.index_facts import IndexFacts, IndexPlan
 from pipelines.legible import legible
@@ -173,6 +174,48 @@ def verification(found: Verification) -> RenderableType:
         for name, count in found.unfinished.items()
     ]
     return Group(*parts, *(Text(legible(note)) for note in found.notes))
+
+
+def evaluated(report: EvaluationReport) -> RenderableType:
+    """The scores of an evaluation with their intervals, what was left out, and how another run compares."""
+    head = f"{report.of}: {report.scored:,} of {report.references:,} references scored"
+    told = [f"{name}: {value}" for name, value in {**report.facts, **report.settings}.items()]
+    table = _table("score", "value>", "95% from>", "to>", "items>")
+    for score in report.scores:
+        _add(table, score.name, *_numbers(score), f"{score.n:,}")
+    parts: list[RenderableType] = [Text(legible(head)), *(Text(legible(line)) for line in told), table]
+    if report.troubles:
+        parts.append(troubles(report.troubles))
+    for breakdown in report.breakdowns:
+        groups = _table(breakdown.by, f"{report.main}>", "95% from>", "to>", "items>")
+        for name, score in breakdown.groups.items():
+            _add(groups, name, *_numbers(score), f"{score.n:,}")
+        parts.append(groups)
+    if report.comparison is not None:
+        parts.append(_compared(report.comparison))
+    return Group(*parts)
+
+
+def troubles(found: Sequence[Trouble]) -> RenderableType:
+    """What is amiss with references and predictions."""
+    table = _table("amiss", "how many>", "for example")
+    for trouble in found:
+        _add(table, trouble.what, f"{trouble.count:,}", ", ".join(trouble.first))
+    return table
+
+
+def _numbers(score: Score) -> tuple[str, str, str]:
+    return f"{score.value:.4f}", f"{score.low:.4f}", f"{score.high:.4f}"
+
+
+def _compared(comparison: Comparison) -> RenderableType:
+    head = f"against {comparison.run}, {comparison.of}"
+    table = _table("score", "before>", "now>", "difference>", "95% from>", "to>", "", "better>", "worse>")
+    for one in comparison.changes:
+        numbers = (f"{one.before:.4f}", f"{one.after:.4f}", f"{one.difference:+.4f}")
+        ends = (f"{one.low:+.4f}", f"{one.high:+.4f}")
+        _add(table, one.name, *numbers, *ends, one.verdict, f"{one.better:,}", f"{one.worse:,}")
+    return Group(Text(legible(head)), table)
 
 
 def _stage_table(report: Report) -> Table:

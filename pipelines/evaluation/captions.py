@@ -1,0 +1,140 @@
+"""Captions held against those of people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.corpus import Corpus
+from pipelines.evaluate_jobs import EvaluateConfig, Tokenisation
+from pipelines.evaluation.formats import EvaluationError
+from pipelines.evaluation.matching import (
+    Amiss,
+    Counted,
+    absent,
+    align,
+    check,
+    images_of,
+    match_files,
+    match_items,
+    with_images,
+)
+from pipelines.evaluation.predictions import (
+    PREDICTIONS,
+    captions_in,
+    items_of,
+    read_captions_said,
+)
+from pipelines.evaluation.references import References, read_captions
+from pipelines.evaluation.scored import Part, Scored, part_items
+from stages.metrics.captions import caption_scores, tokenized
+from stages.metrics.meteor import MeteorMissing, find_jar, meteor
+from stages.metrics.ngrams import Captions
+from stages.metrics.scores import Resampled
+
+_MAIN = "CIDEr"
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Predictions (schema PREDICTIONS, by the keys of the references), the image of each key where it is
+    known, by what they were matched, and what a person should know."""
+
+    said: pa.Table
+    images: dict[str, int | None]
+    method: str
+    notes: tuple[str, ...] = ()
+
+
+def score_captions(config: EvaluateConfig, corpus: Corpus | None) -> Scored:
+    """Raises: EvaluationError, where `strict` also for what does not go together."""
+    references = read_captions(str(config.references), config.split)
+    counted = Counted()
+    counted.add(Amiss.NO_IMAGE, references.stray)
+    if config.predictions is not None:
+        texts, of = _of_file(config.predictions, references, config.key, corpus), config.predictions
+    else:
+        assert corpus is not None
+        texts = _of_corpus(corpus, str(config.dataset), references, config.key, counted)
+        of = f"captions/{config.dataset}"
+    rows, mismatch = align(references.rows, "key", texts.said, counted)
+    check(mismatch, config.strict)
+    rows = with_images(rows, texts.images)
+    names = ["references" if name == "reference" else name for name in rows.column_names]
+    items = part_items("images", rows.rename_columns(names))
+    metrics, without = _metrics(items, config)
+    form = f"{references.form}, {references.split}" if references.split else references.form
+    return Scored(
+        parts=(Part(items, metrics, _MAIN),),
+        of=of,
+        mismatch=mismatch,
+        settings={"tokenisation": (config.tokenisation or Tokenisation.PTB).value},
+        facts={"references": f"{config.references} ({form})", "matched by": texts.method},
+        notes=(*bare(references), *texts.notes, *without),
+    )
+
+
+def _metrics(items: pa.Table, config: EvaluateConfig) -> tuple[list[Resampled], list[str]]:
+    """As the COCO caption evaluation has them; and why METEOR is not among them.
+
+    Raises: EvaluationError where METEOR was asked for and cannot be run.
+    """
+    captions = caption_texts(
+        items["prediction"].to_pylist(), items["references"].to_pylist(), config.tokenisation
+    )
+    scores: list[Resampled] = [*caption_scores(captions)]
+    try:
+        return [*scores, meteor(captions, find_jar(Path(config.meteor) if config.meteor else None))], []
+    except MeteorMissing as error:
+        if config.meteor is not None:
+            raise EvaluationError(f"meteor: {error}") from error
+        return scores, [f"METEOR was not scored: {error}"]
+
+
+def caption_texts(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenisation: Tokenisation | None
+) -> Captions:
+    """What metrics are taken of."""
+    if tokenisation is not Tokenisation.NONE:
+        return tokenized(predictions, references)
+    item = np.repeat(np.arange(len(references)), [len(texts) for texts in references])
+    return Captions(predictions, [text for texts in references for text in texts], item)
+
+
+def _of_file(location: str, references: References, key: str, corpus: Corpus | None) -> Texts:
+    said = read_captions_said(location)
+    method, keys = match_files(said["key"].to_pylist(), references.rows, key)
+    said = said.set_column(0, PREDICTIONS.field("key"), pa.array(keys, pa.string()))
+    if corpus is None:
+        return Texts(said, {}, method)
+    # For the pictures on the page: references of no image are no fault here.
+    items, wanted = items_of(corpus), references.rows["key"].to_pylist()
+    ids = images_of(items, match_items(items, references.rows, plain=references.plain))
+    return Texts(said, dict(zip(wanted, ids, strict=True)), method)
+
+
+def _of_corpus(corpus: Corpus, name: str, references: References, key: str, counted: Counted) -> Texts:
+    texts, items = captions_in(corpus, name), items_of(corpus)
+    found = match_items(items, references.rows, key, references.plain)
+    keys: list[str] = references.rows["key"].to_pylist()
+    absent(counted, keys, found)
+    images = dict(zip(keys, images_of(items, found), strict=True))
+    of_item = dict(zip(texts.rows["image_id"].to_pylist(), texts.rows["text"].to_pylist(), strict=True))
+    there = {one: of_item[item] for one, item in images.items() if item in of_item}
+    said = pa.table([pa.array(list(column), pa.string()) for column in (there, there.values())], PREDICTIONS)
+    return Texts(said, images, found.method, (*texts.notes, *beside(len(items), found.matched)))
+
+
+def beside(images: int, matched: int) -> list[str]:
+    """What is said of images that have no references: a corpus may hold more than what is evaluated."""
+    if images == matched:
+        return []
+    return [f"{images - matched:,} of the corpus's {images:,} images have no references, and no part in this"]
+
+
+def bare(references: References) -> list[str]:
+    if not references.bare:
+        return []
+    return [f"{references.bare:,} images of {references.form} have no caption, and no part in this"]
