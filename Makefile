@@ -18,10 +18,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,dev]'
 	@touch $@
 
-demo: $(INSTALLED)   ## draws 2,000 pictures, develops them, searches them
+demo: $(INSTALLED)   ## draws 2,000 pictures, develops them, searches them, scores the models
 	$(BIN)/python scripts/draw_pictures.py demo/photos --count $(DEMO_PICTURES) --seed 7
 	$(BIN)/darkroom nightly source.path=demo/photos corpus=demo/corpus experiment=demo
 	$(BIN)/python scripts/demo_searches.py demo/photos demo/corpus
+	$(BIN)/python scripts/evaluate_pocket.py --count 200 --out demo/held-out
 
 # A process a core, one thread each; then those that share one cluster of Ray, which takes all cores.
 SPREAD := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
