@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipelines.encoders import RecordedEncoder
 from pipelines.evaluate_jobs import EvaluateConfig
 from pipelines.evaluation.captions import beside
 from pipelines.evaluation.formats import EvaluationError
-from pipelines.evaluation.matching import Amiss, Counted, absent, check, images_of, match_items
+from pipelines.evaluation.matching import Amiss, Counted, Mismatch, absent, check, images_of, match_items
 from pipelines.evaluation.predictions import items_of
 from pipelines.evaluation.references import References, read_labels
 from pipelines.evaluation.retrieval import encoder_of
@@ -27,53 +28,81 @@ _PLACES = ("{label}", "{c}", "{}")
 _BLOCK = 8192
 
 
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """Images that have a label and a vector: `keys` of their references, ids int64 [n], and both of them."""
+
+    keys: list[str]
+    ids: Ids
+    vectors: Float32
+    mismatch: Mismatch
+    method: str
+    notes: list[str]
+
+
 def score_classification(config: EvaluateConfig, corpus: Corpus) -> Scored:
     """Raises: EvaluationError, where `strict` also for what does not go together; CorpusError."""
     name = str(config.dataset)
-    encoder, stored = encoder_of(corpus, name), StoredVectors(corpus, dataset_of(name))
+    encoder = encoder_of(corpus, name)
     if not encoder.reads_text:
         raise EvaluationError(f"embeddings/{name} are of an encoder that reads no texts")
     references = read_labels(str(config.references))
     labels = _labels(config, references)
     templates = [_TEMPLATE] if config.templates is None else _lines(config.templates)
-    items, counted = items_of(corpus), Counted()
-    found = match_items(items, references.rows, config.key, references.plain)
-    keys: list[str] = references.rows["key"].to_pylist()
-    absent(counted, keys, found)
-    classes = dict(zip(keys, _numbers(references.rows["label"].to_pylist(), labels), strict=True))
-    images = {item: key for key, item in zip(keys, images_of(items, found), strict=True) if item is not None}
-    ids, vectors = stored.present(np.array(list(images), np.int64))
-    there = set(ids.tolist())
-    counted.add(Amiss.MISSING, (key for item, key in images.items() if item not in there))
-    mismatch = counted.mismatch(len(ids), len(keys))
-    check(mismatch, config.strict)
-    rows = [images[item] for item in ids.tolist()]
-    truth = np.array([classes[key] for key in rows], np.int64)
-    unit = unit_float32(vectors, stored.dim)
-    class_vectors = _class_vectors(encoder, labels, templates)
-    nearest = _nearest(unit, class_vectors)
-    table = pa.table(
-        {
-            "key": rows,
-            "image_id": pa.array(ids, pa.int64()),
-            "prediction": [labels[number] for number in nearest.tolist()],
-            "references": [[labels[number]] for number in truth.tolist()],
-        }
-    )
-    # Of five labels or fewer, each is among the first five.
-    metrics = classification_scores(unit, class_vectors, truth)[: 2 if len(labels) > max(TOP) else 1]
-    part = Part(part_items("images", table), metrics, "top-1", {"label": [labels[n] for n in truth.tolist()]})
+    known: list[str] = references.rows["key"].to_pylist()
+    classes = dict(zip(known, _numbers(references.rows["label"].to_pylist(), labels), strict=True))
+    images = _labelled(config, corpus, references)
+    check(images.mismatch, config.strict)
+    truth = np.array([classes[key] for key in images.keys], np.int64)
+    part = _part(images, truth, labels, _class_vectors(encoder, labels, templates))
+    digest = fingerprint({"labels": labels})
     return Scored(
         parts=(part,),
         of=dataset_of(name),
-        mismatch=mismatch,
+        mismatch=images.mismatch,
         settings={
-            "labels": f"{len(labels):,}, fingerprint {fingerprint({'labels': labels})}",
+            "labels": f"{len(labels):,}, fingerprint {digest}",
             "templates": "; ".join(templates)[:400],
         },
-        facts={"references": str(config.references), "matched by": found.method},
-        notes=tuple(beside(len(items), found.matched)),
+        facts={"references": str(config.references), "matched by": images.method},
+        notes=tuple(images.notes),
     )
+
+
+def _labelled(config: EvaluateConfig, corpus: Corpus, references: References) -> _Labelled:
+    stored = StoredVectors(corpus, dataset_of(str(config.dataset)))
+    items, counted = items_of(corpus), Counted()
+    found = match_items(items, references.rows, config.key, references.plain)
+    known: list[str] = references.rows["key"].to_pylist()
+    absent(counted, known, found)
+    keys = {item: key for key, item in zip(known, images_of(items, found), strict=True) if item is not None}
+    ids, vectors = stored.present(np.array(list(keys), np.int64))
+    there = set(ids.tolist())
+    counted.add(Amiss.MISSING, (key for item, key in keys.items() if item not in there))
+    return _Labelled(
+        keys=[keys[item] for item in ids.tolist()],
+        ids=ids,
+        vectors=unit_float32(vectors, stored.dim),
+        mismatch=counted.mismatch(len(ids), len(known)),
+        method=found.method,
+        notes=beside(len(items), found.matched),
+    )
+
+
+def _part(images: _Labelled, truth: Ids, labels: Sequence[str], vectors: Float32) -> Part:
+    """truth: int64 [n], the place of each image's label; vectors: float32 [labels, dim]."""
+    true = [labels[number] for number in truth.tolist()]
+    table = pa.table(
+        {
+            "key": images.keys,
+            "image_id": pa.array(images.ids, pa.int64()),
+            "prediction": [labels[number] for number in _nearest(images.vectors, vectors).tolist()],
+            "references": [[label] for label in true],
+        }
+    )
+    # Of five labels or fewer, each is among the first five.
+    metrics = classification_scores(images.vectors, vectors, truth)[: 2 if len(labels) > max(TOP) else 1]
+    return Part(part_items("images", table), metrics, "top-1", {"label": true})
 
 
 def _labels(config: EvaluateConfig, references: References) -> list[str]:
