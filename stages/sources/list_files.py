@@ -29,6 +29,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _ROWS = 4096
 _BUFFER_BYTES = 1 << 20
 _LINE_CHARACTERS = 1 << 24  # a longer line is none: a file without line ends must not fill the memory
+_FIELD_CHARACTERS = 1 << 17  # after a quote that does not close
 _COLUMNS = 10_000  # names of JSON lines that are remembered, to tell a wrong one
 _SHOWN = 60  # characters of a broken line that a note shows
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,17})?(?:[eE][+-]?\d{1,3})?")
@@ -128,11 +129,14 @@ def _csv_rows(file: ListFile, lines: Iterator[str], delimiter: str) -> Iterator[
     file.columns.update(names)
     while True:
         place = f"line {rows.line_num + 1}"
+        limit = csv.field_size_limit(_FIELD_CHARACTERS)  # of all in this process, and others set it, too
         try:
             row = next(rows, None)
         except csv.Error as error:
             file.broken.add(place, f"is no row ({error})")
             continue
+        finally:
+            csv.field_size_limit(limit)
         if row is None:
             return
         if len(row) == len(names):

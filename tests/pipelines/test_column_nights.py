@@ -328,7 +328,8 @@ def test_parquet_night_killed_at_any_moment_and_run_again_is_as_undisturbed(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("source", ["parquet", pytest.param("list", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["parquet", "list"])
 def test_night_on_ray_says_the_same_as_in_one_process(
     tmp_path: Path, images: list[bytes], source: str, ray_cluster: None
 ) -> None:

@@ -19,6 +19,8 @@ from tests.pipelines.faults import Fault, Faults, proxy_before
 from tests.pipelines.test_buckets import NIGHT, values
 from tests.pipelines.zygote import Order, Zygote
 
+pytestmark = pytest.mark.slow
+
 PICTURES, SEED, SHARD_ROWS = 8, 31, 3
 KILLS = 8
 WRITES = ("PUT", "POST", "DELETE")

@@ -186,6 +186,7 @@ def test_embed_picture_out_of_memory_alone_on_the_cpu_has_its_vector(
     assert "CPU" in notes_of(made)[0]
 
 
+@pytest.mark.slow
 def test_embed_real_allocations_that_fail_lower_the_batch_size(tmp_path: Path) -> None:
     """A limit on the address space that a batch of 1024 pictures of 96 x 96 does not fit into."""
     save_encoder(tmp_path, "vit")

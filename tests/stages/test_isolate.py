@@ -103,6 +103,7 @@ def test_isolated_deadly_image_becomes_a_row_and_no_neighbour_changes(
     assert (row["view:small"], row["view:budget"], row["patches"]) == (None, None, 0)
 
 
+@pytest.mark.slow
 def test_isolated_many_deadly_images_in_a_shard_are_all_found() -> None:
     kinds = {deadly.SEGFAULT: "crashed", deadly.EXIT: "crashed", deadly.HANG: "timeout"}
     tails = [b""] * 60

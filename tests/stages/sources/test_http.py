@@ -139,6 +139,7 @@ def test_read_in_a_forked_process_reads_on_its_own() -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_read_with_a_silent_host_among_them_does_not_keep_another_waiting() -> None:
     run = HttpRun(concurrency=16, per_host=4, timeout_s=4, retries=0)
     came, all_came = list[str](), threading.Event()
