@@ -1,6 +1,7 @@
 """Evaluations keep what was said of images: of those that are taken down, that goes too."""
 
 import io
+import json
 from collections.abc import Collection
 
 import numpy as np
@@ -10,19 +11,32 @@ import pyarrow.parquet as pq
 
 from pipelines.corpus import Corpus
 
-TABLE = "per_item.parquet"
+TABLE, SCORES = "per_item.parquet", "scores.json"
 
 
 def drop_items(corpus: Corpus, ids: Collection[int], texts: Collection[str]) -> int:
     """Drops the rows about these images, and those that say one of the texts, from the tables of all
-    evaluations, MLflow's copies included. Returns from how many."""
-    tables = [
-        info.path.removeprefix(corpus.path(""))
+    evaluations, MLflow's copies included, and what names them from the ids that were amiss. Returns from how
+    many tables."""
+    files = [
+        (info.base_name, info.path.removeprefix(corpus.path("")))
         for folder in ("runs", "mlflow")
         for info in corpus.entries(folder, recursive=True)
-        if info.base_name == TABLE
     ]
-    return sum(_drop(corpus, path, ids, texts) for path in tables)
+    for path in (path for name, path in files if name == SCORES):
+        _unname(corpus, path, {*texts, *map(str, ids), *(text.rpartition("/")[2] for text in texts)})
+    return sum(_drop(corpus, path, ids, texts) for name, path in files if name == TABLE)
+
+
+def _unname(corpus: Corpus, path: str, names: Collection[str]) -> None:
+    """`names`: URIs, file names and ids, any of which may be what images are matched by."""
+    scores = json.loads(corpus.read_bytes(path))
+    troubles = [
+        {**one, "first": [name for name in one["first"] if name not in names]} for one in scores["troubles"]
+    ]
+    if troubles != scores["troubles"]:
+        text = json.dumps({**scores, "troubles": troubles}, indent=2, ensure_ascii=False)
+        corpus.write_bytes(text.encode(), path)
 
 
 def _drop(corpus: Corpus, path: str, ids: Collection[int], texts: Collection[str]) -> bool:
