@@ -86,17 +86,24 @@ class _Interruption:
                 self._end(signals)
 
     def _end(self, signals: int) -> None:
-        first = time.monotonic()
-        while (left := first + GRACE_S - time.monotonic()) > 0:
-            if select.select([signals], [], [], left)[0]:
-                number = os.read(signals, 1)
-                if not number or (number[0] in _SIGNALS and time.monotonic() - first > _SAME_SIGNAL_S):
-                    break
+        deadline = time.monotonic() + GRACE_S
+        # What lies in the pipe after this pause is the same signal, however late this thread comes to read.
+        time.sleep(_SAME_SIGNAL_S)
+        while _readable(signals, 0.0) and os.read(signals, 1):
+            pass
+        while (left := deadline - time.monotonic()) > 0 and _readable(signals, left):
+            number = os.read(signals, 1)
+            if not number or number[0] in _SIGNALS:
+                break
         if sys.stdout.isatty():
             os.write(1, _SHOW_CURSOR)
         self.say()
         _kill_descendants()
         os._exit(EXIT_CODE)
+
+
+def _readable(pipe: int, timeout_s: float) -> bool:
+    return bool(select.select([pipe], [], [], timeout_s)[0])
 
 
 @contextmanager
