@@ -97,7 +97,7 @@ LAYERS = [
     {"nightly"},
     {"evaluation.scored", "evaluation.record", "evaluation.pictures"},
     {"evaluation.captions", "evaluation.compare"},
-    {"evaluation.answers", "evaluation.retrieval", "evaluation.ranks"},
+    {"evaluation.answers", "evaluation.retrieval"},
     {"evaluation.classification"},
     {"evaluation.making"},
     {"evaluation.evaluate"},

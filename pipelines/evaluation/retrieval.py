@@ -14,14 +14,13 @@ from pipelines.evaluation.captions import bare, beside
 from pipelines.evaluation.formats import EvaluationError
 from pipelines.evaluation.matching import Amiss, Counted, absent, check, images_of, match_items
 from pipelines.evaluation.predictions import items_of
-from pipelines.evaluation.ranks import Ranked, hits_of, rank
 from pipelines.evaluation.references import References, read_captions
 from pipelines.evaluation.scored import Part, Scored, part_items
 from pipelines.index.layout import current_generation
 from pipelines.index.reading import dataset_of, read_batches
 from pipelines.vectors import StoredVectors
 from stages.index.vectors import Batch, Float32, Ids, unit_float32
-from stages.metrics.retrieval import RECALL_AT, retrieval_scores
+from stages.metrics.retrieval import RECALL_AT, Ranked, hit_ranks, rank, retrieval_scores
 from stages.metrics.scores import Resampled, mean_scores
 
 
@@ -115,7 +114,7 @@ def _through_index(
         return [], [f"there is no index/{name}: what it loses was not measured"]
     from pipelines.nearest import Nearest
 
-    ranks = hits_of(Nearest(corpus, name).find(texts, max(RECALL_AT)), pairs.own)
+    ranks = hit_ranks(Nearest(corpus, name).find(texts, max(RECALL_AT)), pairs.own)
     found = {at: (ranks <= at).astype(np.float64) for at in RECALL_AT}
     recalls = [mean_scores(f"text-to-image recall@{at} through the index", found[at]) for at in RECALL_AT]
     losses = [mean_scores(f"lost by the index @{at}", (ranked.texts <= at) - found[at]) for at in RECALL_AT]
@@ -140,7 +139,7 @@ def _texts_part(corpus: Corpus, pairs: Pairs, ranked: Ranked, more: Sequence[Res
             "references": [[uris[item]] for item in pairs.own.tolist()],
         }
     )
-    metrics = [*retrieval_scores(ranked.texts.astype(np.float64), "text-to-image"), *more]
+    metrics = [*retrieval_scores(ranked.texts, "text-to-image"), *more]
     return Part(part_items("texts", rows), metrics, "text-to-image mean reciprocal rank")
 
 
@@ -154,5 +153,5 @@ def _images_part(pairs: Pairs, ranked: Ranked) -> Part:
             "references": [pairs.captions[item] for item in ids],
         }
     )
-    metrics = retrieval_scores(ranked.images.astype(np.float64), "image-to-text")
+    metrics = retrieval_scores(ranked.images, "image-to-text")
     return Part(part_items("images", rows), metrics, "image-to-text mean reciprocal rank")

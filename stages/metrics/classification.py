@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stages.metrics.retrieval import Vectors, ranks_of
-from stages.metrics.scores import Int64, Scores, mean_scores
+from stages.index.vectors import Ids, Vectors
+from stages.metrics.retrieval import ranks_of
+from stages.metrics.scores import Scores, mean_scores
 
 TOP = (1, 5)
 
@@ -36,7 +37,7 @@ def label_vectors(embeddings: Vectors, labels: int) -> npt.NDArray[np.float32]:
     return _unit(unit.reshape(labels, -1, unit.shape[-1]).mean(axis=1))
 
 
-def classification_scores(images: Vectors, vectors: Vectors, truth: Int64) -> list[Scores]:
+def classification_scores(images: Vectors, vectors: Vectors, truth: Ids) -> list[Scores]:
     """Top-1 and top-5 accuracy of images [n, dim] against label vectors [labels, dim], both of unit length.
 
     truth: int64 [n], the row of each image's label. Ties count against, so that a label whose vector is also
