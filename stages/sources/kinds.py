@@ -11,7 +11,8 @@ from stages.sources.config import Kind, SourceConfig, SourceRun
 from stages.sources.digest import digest_files
 from stages.sources.folder import ReadFolder, list_folder
 from stages.sources.listing import Container, Keep, Listing, collect
-from stages.sources.parquet import ParquetFound, ReadParquet, holds_uris, list_parquet
+from stages.sources.parquet import ReadParquet
+from stages.sources.parquet_listing import ParquetFound, holds_uris, list_parquet
 from stages.sources.tar import ReadTar, list_tars
 from stages.sources.uris import ListFound, ReadUris, list_uris
 from stages.stores import open_store

@@ -1,4 +1,4 @@
-"""Tests of stages/sources/parquet.py on files as pyarrow and Hugging Face's datasets write them."""
+"""Listing and reading Parquet files as pyarrow and Hugging Face's datasets write them."""
 
 import json
 import os
