@@ -10,7 +10,7 @@ Reads what nights wrote, also while one is running; writes nothing.
 """
 
 from darkroom.reading import Corpus
-from pipelines.condition import WhereError
 from pipelines.corpus import CorpusError
+from pipelines.terms import WhereError
 
 __all__ = ["Corpus", "CorpusError", "WhereError"]

@@ -11,12 +11,22 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.terms import (
+    KINDS,
+    Kind,
+    Term,
+    WhereError,
+    check_alike,
+    is_large,
+    join,
+    number_term,
+    shown,
+)
 from stages.told import Value, ValueKind
 
 _ALLOWED = (
@@ -26,37 +36,6 @@ _ALLOWED = (
 _LONGEST = 10_000
 _METADATA = "metadata"
 _KEYWORD = re.compile(rf"\bmetadata(?:\.\w+)*\.({'|'.join(keyword.kwlist)})\b")
-
-
-class WhereError(ValueError):
-    """The condition cannot be used; the message is one line for the user."""
-
-
-class _Kind(StrEnum):
-    NUMBER = "a number"
-    TEXT = "a text"
-    BOOLEAN = "a truth value"
-    CONDITION = "a condition"
-    METADATA = "metadata"  # of the kind of what it is compared with
-
-
-_KINDS = {
-    _Kind.NUMBER: ValueKind.NUMBER,
-    _Kind.TEXT: ValueKind.TEXT,
-    _Kind.BOOLEAN: ValueKind.BOOLEAN,
-    _Kind.CONDITION: ValueKind.BOOLEAN,
-}
-
-
-@dataclass(frozen=True)
-class _Term:
-    """`expression`: None of metadata, whose kind is not known yet. `constant`: of a text or a number."""
-
-    expression: Any
-    kind: _Kind
-    column: bool = False
-    path: tuple[str, ...] = ()
-    constant: Any = None
 
 
 @dataclass(frozen=True)
@@ -73,12 +52,12 @@ def parse_condition(text: str, columns: pa.Schema) -> Condition:
     parsed, reader = _parse(text), _Reader(columns)
     try:
         term = reader.term(parsed.body)
-        if term.kind is _Kind.METADATA:
-            term = _Term(reader.value(term, _Kind.BOOLEAN), _Kind.CONDITION)
+        if term.kind is Kind.METADATA:
+            term = Term(reader.value(term, Kind.BOOLEAN), Kind.CONDITION)
     except RecursionError as error:
         raise WhereError("where is nested too deeply") from error
-    if term.kind is not _Kind.CONDITION:
-        raise WhereError(f"where must be a condition, {_shown(parsed)} is {term.kind}")
+    if term.kind is not Kind.CONDITION:
+        raise WhereError(f"where must be a condition, {shown(parsed)} is {term.kind}")
     named = tuple(name for name in columns.names if name in reader.columns)
     return Condition(term.expression, named, tuple(reader.values.values()))
 
@@ -97,11 +76,6 @@ def _parse(text: str) -> ast.Expression:
         raise WhereError(f"where cannot be read{at}: {error.msg}{hint}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise WhereError(f"where cannot be read: {error}") from error
-
-
-def _shown(node: ast.AST) -> str:
-    text = " ".join(ast.unparse(node).split())
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -128,46 +102,46 @@ class _Reader:
         self.columns: set[str] = set()
         self.values: dict[str, Value] = {}
 
-    def term(self, node: ast.expr) -> _Term:
+    def term(self, node: ast.expr) -> Term:
         match node:
             case ast.Name(id=name):
                 return self._column(name)
             case ast.Attribute() | ast.Subscript():
                 return self._metadata(node)
             case ast.Constant(value=str() as text):
-                return _Term(pc.scalar(text), _Kind.TEXT, constant=text)
+                return Term(pc.scalar(text), Kind.TEXT, constant=text)
             case ast.Constant(value=bool() as truth):
-                return _Term(pc.scalar(truth), _Kind.BOOLEAN)
+                return Term(pc.scalar(truth), Kind.BOOLEAN)
             case ast.Constant(value=int() | float() as number):
-                return _number(number)
+                return number_term(number)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-                return _number(-number)
+                return number_term(-number)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return _Term(~self._condition(operand), _Kind.CONDITION)
+                return Term(~self._condition(operand), Kind.CONDITION)
             case ast.BoolOp(op=operation, values=values):
-                return _joined([self._condition(value) for value in values], isinstance(operation, ast.And))
+                return join([self._condition(value) for value in values], isinstance(operation, ast.And))
             case ast.Compare(left=left, ops=operations, comparators=others):
                 pairs = zip([left, *others[:-1]], operations, others, strict=True)
-                return _joined([self._comparison(*pair) for pair in pairs], True)
+                return join([self._comparison(*pair) for pair in pairs], True)
             case ast.Call(
                 func=ast.Name(id=name), args=[column, ast.Constant(value=str() as text)], keywords=[]
             ):
-                return _Term(self._call(name, column, text), _Kind.CONDITION)
+                return Term(self._call(name, column, text), Kind.CONDITION)
         raise _not_allowed(node)
 
-    def value(self, term: _Term, kind: _Kind, exact: bool = False) -> Any:
+    def value(self, term: Term, kind: Kind, exact: bool = False) -> Any:
         """The expression of a term; of metadata as values of this kind, `exact`: the integers among them."""
-        if term.kind is not _Kind.METADATA:
+        if term.kind is not Kind.METADATA:
             # Arrow compares a float64 with no integer that it cannot hold.
-            return term.expression if exact or not _is_large(term) else pc.scalar(float(term.constant))
-        return self._noted(Value(term.path, ValueKind.INTEGER if exact else _KINDS[kind]))
+            return term.expression if exact or not is_large(term) else pc.scalar(float(term.constant))
+        return self._noted(Value(term.path, ValueKind.INTEGER if exact else KINDS[kind]))
 
     def _noted(self, value: Value) -> Any:
         self.values[value.name] = value
         self.columns.add(_METADATA)
         return pc.field(value.name)
 
-    def _column(self, name: str) -> _Term:
+    def _column(self, name: str) -> Term:
         if name not in self._allowed.names:
             raise WhereError(
                 f"where: there is no column {name} (columns: {', '.join(self._allowed.names)}); "
@@ -175,9 +149,9 @@ class _Reader:
             )
         self.columns.add(name)
         text = pa.types.is_string(self._allowed.field(name).type)
-        return _Term(pc.field(name), _Kind.TEXT if text else _Kind.NUMBER, column=True)
+        return Term(pc.field(name), Kind.TEXT if text else Kind.NUMBER, column=True)
 
-    def _metadata(self, node: ast.expr) -> _Term:
+    def _metadata(self, node: ast.expr) -> Term:
         path, inner = [], node
         while not isinstance(inner, ast.Name):
             match inner:
@@ -190,13 +164,13 @@ class _Reader:
             inner = outer
         if inner.id != _METADATA or _METADATA not in self._allowed.names:
             raise _not_allowed(node)
-        return _Term(None, _Kind.METADATA, path=tuple(reversed(path)))
+        return Term(None, Kind.METADATA, path=tuple(reversed(path)))
 
     def _condition(self, node: ast.expr) -> Any:
         term = self.term(node)
-        if term.kind not in (_Kind.CONDITION, _Kind.METADATA):
-            raise WhereError(f"where: {_shown(node)} is {term.kind}, and/or/not want conditions")
-        return self.value(term, _Kind.BOOLEAN)
+        if term.kind not in (Kind.CONDITION, Kind.METADATA):
+            raise WhereError(f"where: {shown(node)} is {term.kind}, and/or/not want conditions")
+        return self.value(term, Kind.BOOLEAN)
 
     def _comparison(self, left: ast.expr, operation: ast.cmpop, right: ast.expr) -> Any:
         if isinstance(operation, ast.Is | ast.IsNot):
@@ -206,22 +180,22 @@ class _Reader:
             found = self._is_in(left, right)
             return ~found if isinstance(operation, ast.NotIn) else found
         first, second = self.term(left), self.term(right)
-        _alike(left, first, right, second)
+        check_alike(left, first, right, second)
         return self._compared(first, operation, second)
 
-    def _compared(self, first: _Term, operation: ast.cmpop, second: _Term) -> Any:
+    def _compared(self, first: Term, operation: ast.cmpop, second: Term) -> Any:
         """Two values of metadata are compared as what both are; a large integer exactly."""
         compare = _COMPARISONS[type(operation)]
-        kinds = [kind for kind in (first.kind, second.kind) if kind is not _Kind.METADATA]
+        kinds = [kind for kind in (first.kind, second.kind) if kind is not Kind.METADATA]
         ordered = not isinstance(operation, ast.Eq | ast.NotEq)
-        if _Kind.BOOLEAN in kinds and ordered:
+        if Kind.BOOLEAN in kinds and ordered:
             raise WhereError("where: True and False go with == and !=")
         if len(kinds) == 2:
             return compare(first.expression, second.expression)
-        either = [_Kind.NUMBER, _Kind.TEXT, *([] if ordered else [_Kind.BOOLEAN])]
+        either = [Kind.NUMBER, Kind.TEXT, *([] if ordered else [Kind.BOOLEAN])]
         ways = [(kind, False) for kind in kinds or either]
-        if _is_large(first) or _is_large(second):
-            ways.insert(0, (_Kind.NUMBER, True))
+        if is_large(first) or is_large(second):
+            ways.insert(0, (Kind.NUMBER, True))
         found = [compare(self.value(first, *way), self.value(second, *way)) for way in ways]
         return found[0] if len(found) == 1 else pc.coalesce(*found)
 
@@ -229,10 +203,10 @@ class _Reader:
         named = isinstance(left, ast.Name | ast.Attribute | ast.Subscript)
         if not (named and isinstance(right, ast.Constant) and right.value is None):
             raise WhereError(
-                f"where: `is` and `is not` go with a column or metadata and None, got {_shown(left)}"
+                f"where: `is` and `is not` go with a column or metadata and None, got {shown(left)}"
             )
         term = self.term(left)
-        if term.kind is _Kind.METADATA:
+        if term.kind is Kind.METADATA:
             return ~self._noted(Value(term.path, ValueKind.PRESENCE))
         return term.expression.is_null()
 
@@ -240,66 +214,36 @@ class _Reader:
         if isinstance(left, ast.Constant) and isinstance(right, ast.Name | ast.Attribute | ast.Subscript):
             return self._is_part_of(left, right)
         if not isinstance(right, ast.Tuple | ast.List | ast.Set) or not right.elts:
-            raise WhereError(f"where: in wants a list such as ('jpeg', 'png'), got {_shown(right)}")
+            raise WhereError(f"where: in wants a list such as ('jpeg', 'png'), got {shown(right)}")
         tested, members = self.term(left), [self.term(one) for one in right.elts]
         for node, member in zip(right.elts, members, strict=True):
-            _alike(left, tested, node, member)
-            _alike(right.elts[0], members[0], node, member)
-        return _joined([self._compared(tested, ast.Eq(), one) for one in members], False).expression
+            check_alike(left, tested, node, member)
+            check_alike(right.elts[0], members[0], node, member)
+        return join([self._compared(tested, ast.Eq(), one) for one in members], False).expression
 
     def _is_part_of(self, left: ast.Constant, right: ast.expr) -> Any:
         """A text of a text, or a member of a list in metadata."""
         part, whole = self.term(left), self.term(right)
-        if whole.kind is not _Kind.METADATA:
-            if part.kind is not _Kind.TEXT:
-                raise WhereError(f"where: in wants a list such as ('jpeg', 'png'), got {_shown(right)}")
+        if whole.kind is not Kind.METADATA:
+            if part.kind is not Kind.TEXT:
+                raise WhereError(f"where: in wants a list such as ('jpeg', 'png'), got {shown(right)}")
             return self._call("contains", right, part.constant)
         if part.constant is None:
-            raise WhereError(f"where: in wants a text or a number, got {_shown(left)}")
+            raise WhereError(f"where: in wants a text or a number, got {shown(left)}")
         return self._noted(Value(whole.path, ValueKind.MEMBER, part.constant))
 
     def _call(self, name: str, column: ast.expr, text: str) -> Any:
         if name not in _FUNCTIONS:
             raise WhereError(f"where: there is no function {name}; allowed: {', '.join(_FUNCTIONS)}")
         tested = self.term(column)
-        if tested.kind is not _Kind.METADATA and not (tested.column and tested.kind is _Kind.TEXT):
-            raise WhereError(f"where: {name} wants a column of texts, {_shown(column)} is {tested.kind}")
+        if tested.kind is not Kind.METADATA and not (tested.column and tested.kind is Kind.TEXT):
+            raise WhereError(f"where: {name} wants a column of texts, {shown(column)} is {tested.kind}")
         try:
             _FUNCTIONS[name](pa.array([""]), text)
         except pa.ArrowInvalid as error:
             raise WhereError(f"where: {text!r} is no pattern of RE2: {str(error).splitlines()[0]}") from error
-        return _FUNCTIONS[name](self.value(tested, _Kind.TEXT), text)
+        return _FUNCTIONS[name](self.value(tested, Kind.TEXT), text)
 
 
 def _not_allowed(node: ast.expr) -> WhereError:
-    return WhereError(f"where: {_shown(node)} is not allowed; {_ALLOWED}")
-
-
-def _number(value: float) -> _Term:
-    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise WhereError(f"where: {value} is more than 64 bits hold")
-    return _Term(pc.scalar(value), _Kind.NUMBER, constant=value)
-
-
-def _is_large(term: _Term) -> bool:
-    """Whether it is an integer that a float64 may round: metadata's numbers are float64 otherwise."""
-    return isinstance(term.constant, int) and abs(term.constant) >= 1 << 53
-
-
-def _joined(expressions: list[Any], both: bool) -> _Term:
-    """In halves, so that a thousand of them are ten deep: Arrow walks an expression recursively."""
-    if len(expressions) == 1:
-        return _Term(expressions[0], _Kind.CONDITION)
-    middle = len(expressions) // 2
-    left, right = _joined(expressions[:middle], both), _joined(expressions[middle:], both)
-    joined = left.expression & right.expression if both else left.expression | right.expression
-    return _Term(joined, _Kind.CONDITION)
-
-
-def _alike(left: ast.expr, first: _Term, right: ast.expr, second: _Term) -> None:
-    kinds = {first.kind, second.kind}
-    if _Kind.CONDITION in kinds or (_Kind.METADATA not in kinds and len(kinds) > 1):
-        raise WhereError(
-            f"where: {_shown(left)} is {first.kind} and {_shown(right)} is {second.kind}: "
-            "only two numbers, two texts or two truth values can be compared"
-        )
+    return WhereError(f"where: {shown(node)} is not allowed; {_ALLOWED}")

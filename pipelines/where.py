@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.condition import Condition, WhereError, parse_condition
+from pipelines.condition import Condition, parse_condition
 from pipelines.corpus import Corpus
+from pipelines.terms import WhereError
 from stages.index.vectors import Ids
 from stages.schemas import ITEMS, TOLD
 from stages.sources.listing import FOUND
