@@ -16,6 +16,7 @@ from pipelines.compact import compact
 from pipelines.corpus import Corpus
 from pipelines.describe import describe
 from pipelines.evaluate_jobs import EvaluateConfig
+from pipelines.evaluation import tables
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.matching import MismatchError
 from pipelines.evaluation.record import as_json
@@ -199,9 +200,9 @@ def _evaluate(config: EvaluateConfig, screen: Console) -> int:
         done = evaluate(config, Console(file=sys.stderr) if quiet else screen)
     except MismatchError as error:
         if not quiet:
-            screen.print(terminal.troubles(error.mismatch.troubles))
+            screen.print(tables.troubles(error.mismatch.troubles))
         raise
-    _show(screen, config.format, as_json(done.report), terminal.evaluated(done.report))
+    _show(screen, config.format, as_json(done.report), tables.evaluated(done.report))
     if not quiet:
         _print_notes(screen, done.notes)
         screen.print(f"report: {done.page}", soft_wrap=True)

@@ -100,10 +100,11 @@ def compare(
     live = planned.filter(pc.invert(planned["gone"]))
     items, doubled = _newest(live)
     listed = _held(_all_rows(listing, items), items)
+    listed = listed.append_column("banned", forgotten.has_uri(listed["uri"]))
     found, touched = _look_again(corpus, listed, digest)
     found = found.filter(pc.invert(_out_of_reach(found, listing)))
     wanted = found.filter(pc.or_(found["wanted"], pc.is_valid(found["image_id"])))
-    allowed = wanted.filter(pc.invert(forgotten.has_uri(wanted["uri"])))
+    allowed = wanted.filter(pc.invert(wanted["banned"]))
     taken = allowed.slice(0, wishes.limit)
     known = planned.filter(pc.invert(planned["forgotten"]))
     read = _digested(taken, _worth_reading(taken, known if wishes.reuse else None, forgotten), digest)
@@ -127,7 +128,7 @@ def compare(
         len(live),
         banned=len(wanted) - len(allowed) + len(read) - len(new),
         details=listing.details,
-        containers=taken_up(source, whole, _staying(listed, wanted, planned_next, forgotten)),
+        containers=taken_up(source, whole, _staying(listed, wanted, planned_next)),
         notes=listing.notes,
         unwanted=len(found) - len(wanted),
     )
@@ -172,13 +173,11 @@ def _departed(items: pa.Table, listed: pa.Table, new: pa.Table) -> list[pa.Table
     ]
 
 
-def _staying(
-    listed: pa.Table, found: pa.Table, planned_next: pa.Table, forgotten: Forgotten
-) -> pa.ChunkedArray:
+def _staying(listed: pa.Table, found: pa.Table, planned_next: pa.Table) -> pa.ChunkedArray:
     """The container of each listed item that the plan will have: known and as it was, or new."""
     other = pc.is_in(listed["uri"], found["uri"].combine_chunks())
     same = pc.invert(pc.or_(other, pc.is_null(listed["image_id"])))
-    kept = pc.and_(same, pc.invert(forgotten.has_uri(listed["uri"])))
+    kept = pc.and_(same, pc.invert(listed["banned"]))
     planned = pc.is_in(listed["uri"], planned_next["uri"].combine_chunks())
     return listed.filter(pc.or_(kept, planned))["container"]
 

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import quantities as q
-from pipelines.evaluation.facts import Comparison, EvaluationReport, Score, Trouble
 from pipelines.facts import Compaction, Dataset, Hit, Report, TellsOfItems, Verification
 from pipelines.index_facts import IndexFacts, IndexPlan
 from pipelines.legible import legible
@@ -55,16 +54,16 @@ def summary(report: Report) -> RenderableType:
 
 def previewed(report: PreviewReport) -> RenderableType:
     """What each generator says of each picture, and what it takes."""
-    texts = _table("picture", *(writer.name for writer in report.writers))
+    texts = new_table("picture", *(writer.name for writer in report.writers))
     for picture in report.pictures:
         cells = [Text("\n".join(legible(_line_of(one), _LONGEST) for one in said)) for said in picture.said]
         shown = [Text(legible(picture.error))] * len(cells) if picture.error else cells
         texts.add_row(Text(legible(picture.uri)), *shown, end_section=True)
-    taken = _table("generator", "model", "s/picture>", "tokens/picture>", "texts")
+    taken = new_table("generator", "model", "s/picture>", "tokens/picture>", "texts")
     for writer in report.writers:
         tokens = q.NONE if writer.tokens is None else f"{writer.tokens:.1f}"
         statuses = ", ".join(f"{count:,} {status}" for status, count in writer.statuses.items())
-        _add(taken, writer.name, writer.model, f"{writer.seconds:.2f}", tokens, statuses)
+        add_row(taken, writer.name, writer.model, f"{writer.seconds:.2f}", tokens, statuses)
     notes = [Text(legible(note), style="yellow") for note in report.notes]
     return Group(texts, taken, *notes)
 
@@ -77,10 +76,10 @@ def _line_of(said: Said) -> str:
 def hits(found: Sequence[Hit]) -> Table:
     """The hits of one search, best first as given."""
     said = any(hit.original_caption for hit in found)
-    table = _table("score>", "image_id>", "uri", "caption", *(["original caption"] if said else []))
+    table = new_table("score>", "image_id>", "uri", "caption", *(["original caption"] if said else []))
     for hit in found:
         told = [hit.original_caption or ""] if said else []
-        _add(table, f"{hit.score:.4f}", str(hit.image_id), hit.uri, hit.caption or "", *told)
+        add_row(table, f"{hit.score:.4f}", str(hit.image_id), hit.uri, hit.caption or "", *told)
     return table
 
 
@@ -88,11 +87,11 @@ def description(
     datasets: Sequence[Dataset], indexes: Sequence[IndexFacts], told: TellsOfItems | None = None
 ) -> RenderableType:
     """What a corpus holds, and what the source says of its images."""
-    table = _table("dataset", "shards>", "rows>", "rejects", "size>", "fingerprint")
+    table = new_table("dataset", "shards>", "rows>", "rejects", "size>", "fingerprint")
     for dataset in datasets:
         rejects = ", ".join(f"{count:,} {reason}" for reason, count in dataset.rejects.items())
         numbers = (f"{dataset.shards:,}", f"{dataset.rows:,}", rejects or q.NONE, q.size(dataset.size_bytes))
-        _add(table, dataset.name, *numbers, dataset.fingerprint)
+        add_row(table, dataset.name, *numbers, dataset.fingerprint)
     parts = [table, *([_index_table(indexes)] if indexes else []), *([_told_table(told)] if told else [])]
     return Group(*parts)
 
@@ -100,24 +99,24 @@ def description(
 def _told_table(told: TellsOfItems) -> Table:
     """Original captions and metadata, of all images or of those that were looked at."""
     looked_at = f"{told.looked_at:,} of {told.items:,}" if told.looked_at < told.items else f"{told.items:,}"
-    table = _table(f"said by the source, of {looked_at} images", "images>", "types")
+    table = new_table(f"said by the source, of {looked_at} images", "images>", "types")
     if told.captions:
-        _add(table, "original_caption", f"{told.captions:,}", "text")
+        add_row(table, "original_caption", f"{told.captions:,}", "text")
     for key in told.keys[:_KEYS]:
         types = [kind if len(key.types) == 1 else f"{count:,} {kind}" for kind, count in key.types.items()]
-        _add(table, f"metadata.{key.name}", f"{key.count:,}", ", ".join(types))
+        add_row(table, f"metadata.{key.name}", f"{key.count:,}", ", ".join(types))
     if len(told.keys) > _KEYS:
-        _add(table, f"and {len(told.keys) - _KEYS:,} more keys", "", "")
+        add_row(table, f"and {len(told.keys) - _KEYS:,} more keys", "", "")
     return table
 
 
 def compaction(done: Compaction) -> RenderableType:
     """What became of the files of each dataset."""
-    table = _table("dataset", "files>", "after>", "size>", "after>", "rows dropped>")
+    table = new_table("dataset", "files>", "after>", "size>", "after>", "rows dropped>")
     for one in done.datasets:
         after = q.NONE if one.bytes_after is None else q.size(one.bytes_after)
         files = (f"{one.files_before:,}", f"{one.files_after:,}")
-        _add(table, one.name, *files, q.size(one.bytes_before), after, f"{one.rows_dropped:,}")
+        add_row(table, one.name, *files, q.size(one.bytes_before), after, f"{one.rows_dropped:,}")
     rebuilt = [Text(legible(f"index {name}: built again, without what is gone")) for name in done.indexes]
     return Group(table, *rebuilt)
 
@@ -126,23 +125,23 @@ def exported(
     files: int, written: int, left_out: Mapping[str, int], without_caption: Mapping[str, int]
 ) -> RenderableType:
     """What became of the items of an export."""
-    table = _table("items", "why", ">")
-    _add(table, "written", f"files: {files:,}", f"{written:,}")
+    table = new_table("items", "why", ">")
+    add_row(table, "written", f"files: {files:,}", f"{written:,}")
     for what, counts in (("left out", left_out), ("written without a caption", without_caption)):
         for reason, count in counts.items():
-            _add(table, what, reason, f"{count:,}")
+            add_row(table, what, reason, f"{count:,}")
     return table
 
 
 def forecast(images: Mapping[str, int], rows: Mapping[str, int], seconds: float | None) -> RenderableType:
     """What a night would do."""
-    found = _table("images", ">")
+    found = new_table("images", ">")
     for what, count in images.items():
         if count or what == "new":
-            _add(found, what, f"{count:,}")
-    todo = _table("dataset", "rows to make>")
+            add_row(found, what, f"{count:,}")
+    todo = new_table("dataset", "rows to make>")
     for name, count in rows.items():
-        _add(todo, name, f"{count:,}")
+        add_row(todo, name, f"{count:,}")
     lasts = "at a rate that is not known yet" if seconds is None else f"about {q.duration(seconds)}"
     return Group(found, todo, Text(f"{lasts}; nothing was written"))
 
@@ -150,11 +149,12 @@ def forecast(images: Mapping[str, int], rows: Mapping[str, int], seconds: float 
 def index_plan(plan: IndexPlan) -> RenderableType:
     """What a build would take, phase by phase."""
     head = f"{plan.factory}: {plan.reason}; trained on {plan.sample:,}"
-    table = _table("phase", "time>", "processes>", "memory of each>", "disk>", "")
+    table = new_table("phase", "time>", "processes>", "memory of each>", "disk>", "")
     for phase in plan.phases:
-        numbers = (q.duration(phase.seconds), f"{phase.processes:,}", q.size(int(phase.memory)))
-        _add(table, phase.name, *numbers, q.size(int(phase.disk)), "GPU, not measured" if phase.gpu else "")
-    _add(table, "in all", q.duration(plan.seconds), "", "", "", "")
+        sizes = (q.size(int(phase.memory)), q.size(int(phase.disk)))
+        where = "GPU, not measured" if phase.gpu else ""
+        add_row(table, phase.name, q.duration(phase.seconds), f"{phase.processes:,}", *sizes, where)
+    add_row(table, "in all", q.duration(plan.seconds), "", "", "", "")
     asked = [f"{seconds * 1000:,.1f} ms over {nprobe}" for nprobe, seconds in plan.searches.items()]
     told = [f"a search on one core, its codes in memory: {', '.join(asked)} lists, before the re-rank"]
     return Group(Text(legible(head)), table, *(Text(legible(note)) for note in [*told, *plan.notes]))
@@ -165,9 +165,9 @@ def verification(found: Verification) -> RenderableType:
     head = f"{found.files:,} files, {q.size(found.size_bytes)}: {len(found.damages):,} damaged"
     parts: list[RenderableType] = [Text(legible(head))]
     if found.damages:
-        table = _table("damaged", "problem", "repaired")
+        table = new_table("damaged", "problem", "repaired")
         for damage in found.damages:
-            _add(table, damage.path, damage.problem, damage.repaired or q.NONE)
+            add_row(table, damage.path, damage.problem, damage.repaired or q.NONE)
         parts.append(table)
     parts += [
         Text(legible(f"unfinished: {name} lacks {count:,} of the planned shards"))
@@ -176,62 +176,20 @@ def verification(found: Verification) -> RenderableType:
     return Group(*parts, *(Text(legible(note)) for note in found.notes))
 
 
-def evaluated(report: EvaluationReport) -> RenderableType:
-    """The scores of an evaluation with their intervals, what was left out, and how another run compares."""
-    head = f"{report.of}: {report.scored:,} of {report.references:,} references scored"
-    told = [f"{name}: {value}" for name, value in {**report.facts, **report.settings}.items()]
-    table = _table("score", "value>", "95% from>", "to>", "items>")
-    for score in report.scores:
-        _add(table, score.name, *_numbers(score), f"{score.n:,}")
-    parts: list[RenderableType] = [Text(legible(head)), *(Text(legible(line)) for line in told), table]
-    if report.troubles:
-        parts.append(troubles(report.troubles))
-    for breakdown in report.breakdowns:
-        groups = _table(breakdown.by, f"{report.main}>", "95% from>", "to>", "items>")
-        for name, score in breakdown.groups.items():
-            _add(groups, name, *_numbers(score), f"{score.n:,}")
-        parts.append(groups)
-    if report.comparison is not None:
-        parts.append(_compared(report.comparison))
-    return Group(*parts)
-
-
-def troubles(found: Sequence[Trouble]) -> RenderableType:
-    """What is amiss with references and predictions."""
-    table = _table("amiss", "how many>", "for example")
-    for trouble in found:
-        _add(table, trouble.what, f"{trouble.count:,}", ", ".join(trouble.first))
-    return table
-
-
-def _numbers(score: Score) -> tuple[str, str, str]:
-    return f"{score.value:.4f}", f"{score.low:.4f}", f"{score.high:.4f}"
-
-
-def _compared(comparison: Comparison) -> RenderableType:
-    head = f"against {comparison.run}, {comparison.of}"
-    table = _table("score", "before>", "now>", "difference>", "95% from>", "to>", "", "better>", "worse>")
-    for one in comparison.changes:
-        numbers = (f"{one.before:.4f}", f"{one.after:.4f}", f"{one.difference:+.4f}")
-        ends = (f"{one.low:+.4f}", f"{one.high:+.4f}")
-        _add(table, one.name, *numbers, *ends, one.verdict, f"{one.better:,}", f"{one.worse:,}")
-    return Group(Text(legible(head)), table)
-
-
 def _stage_table(report: Report) -> Table:
-    table = _table("stage", "rows>", "rejected>", "workers>", "time>", "items/s per worker>")
+    table = new_table("stage", "rows>", "rejected>", "workers>", "time>", "items/s per worker>")
     for row in report.stages:
         numbers = (f"{row.rows:,}", f"{row.rejected:,}", f"{row.workers:,}", q.duration(row.seconds))
-        _add(table, row.name, *numbers, q.rate(row.rows_per_s))
+        add_row(table, row.name, *numbers, q.rate(row.rows_per_s))
     return table
 
 
 def _reject_table(report: Report) -> Table:
-    table = _table("rejected", "dataset", "rows>", "for example", "error")
+    table = new_table("rejected", "dataset", "rows>", "for example", "error")
     for reject in report.rejects:
         example = reject.examples[0] if reject.examples else None
         cells = (reject.reason, reject.dataset, f"{reject.count:,}")
-        _add(table, *cells, example.uri if example else "", example.error if example else "")
+        add_row(table, *cells, example.uri if example else "", example.error if example else "")
     return table
 
 
@@ -248,12 +206,12 @@ def indexed(index: IndexFacts, page: str | None) -> RenderableType:
 
 
 def _index_table(indexes: Sequence[IndexFacts]) -> RenderableType:
-    table = _table("index", "generation", "vectors>", "recall@10>", "size>", "bytes each>", "factory")
+    table = new_table("index", "generation", "vectors>", "recall@10>", "size>", "bytes each>", "factory")
     for index in indexes:
         recall = q.NONE if index.recall_at_10 is None else f"{index.recall_at_10:.3f}"
         size = q.NONE if index.size_bytes is None else q.size(index.size_bytes)
         each = q.NONE if index.bytes_per_vector is None else f"{index.bytes_per_vector:.1f}"
-        _add(table, index.name, index.generation, f"{index.vectors:,}", recall, size, each, index.factory)
+        add_row(table, index.name, index.generation, f"{index.vectors:,}", recall, size, each, index.factory)
     lines = [f"{index.name}: {'; '.join(said)}" for index in indexes if (said := _index_details(index))]
     return Group(table, *(Text(legible(line)) for line in lines))
 
@@ -286,7 +244,7 @@ def _measured_details(measured: Measured) -> list[str]:
     return said
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     """A table with these columns; `>` behind a name aligns its numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
@@ -298,5 +256,6 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """Cells of data, as texts that do nothing."""
     table.add_row(*(Text(legible(cell)) for cell in cells))

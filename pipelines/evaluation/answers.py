@@ -8,19 +8,10 @@ import pyarrow.compute as pc
 
 from pipelines.corpus import Corpus
 from pipelines.evaluate_jobs import EvaluateConfig, Metric
-from pipelines.evaluation.captions import Texts
 from pipelines.evaluation.formats import EvaluationError
-from pipelines.evaluation.matching import (
-    Amiss,
-    Counted,
-    absent,
-    align,
-    check,
-    images_of,
-    match_items,
-    with_images,
-)
-from pipelines.evaluation.predictions import PREDICTIONS, answers_in, items_of, read_answers_said
+from pipelines.evaluation.matched import Texts, match_corpus, with_images
+from pipelines.evaluation.matching import Amiss, Counted, align, check
+from pipelines.evaluation.predictions import PREDICTIONS, answers_in, read_answers_said
 from pipelines.evaluation.questions import Questions, read_questions
 from pipelines.evaluation.scored import Part, Scored, part_items
 from stages.metrics.scores import Scores, mean_scores
@@ -64,27 +55,23 @@ def _scored(rows: pa.Table, form: str, config: EvaluateConfig) -> tuple[Part, di
 
 
 def _of_file(location: str, questions: Questions, corpus: Corpus | None) -> Texts:
-    said = read_answers_said(location)
-    if corpus is None:
-        return Texts(said, {}, "question_id")
-    items, pictures = items_of(corpus), pictures_of(questions.rows)
-    ids = images_of(items, match_items(items, pictures, plain=questions.plain))
-    return Texts(said, dict(zip(pictures["key"].to_pylist(), ids, strict=True)), "question_id")
+    images: Mapping[str, int | None] = {}
+    if corpus is not None:
+        images = match_corpus(corpus, pictures_of(questions.rows), plain=questions.plain).images
+    return Texts(read_answers_said(location), images, "question_id")
 
 
 def _of_corpus(corpus: Corpus, name: str, questions: Questions, key: str, counted: Counted) -> Texts:
     """A question that the picture was asked under its id, as `darkroom evaluate` asks it; or by its text."""
-    texts, items, pictures = answers_in(corpus, name), items_of(corpus), pictures_of(questions.rows)
-    found = match_items(items, pictures, key, questions.plain)
-    keys: list[str] = pictures["key"].to_pylist()
-    images = dict(zip(keys, images_of(items, found), strict=True))
+    texts = answers_in(corpus, name)
+    matched = match_corpus(corpus, pictures_of(questions.rows), key, questions.plain)
     lost = Counted()
-    absent(lost, keys, found)
+    matched.count(lost)
     for what in (Amiss.NO_IMAGE, Amiss.AMBIGUOUS):
         concerned = pc.is_in(questions.rows["key"], pa.array(sorted(lost.ids(what)), pa.string()))
         counted.add(what, questions.rows.filter(concerned)["question_id"].to_pylist())
-    said = _answers(questions.rows, texts.rows, images)
-    return Texts(said, images, found.method, texts.notes)
+    said = _answers(questions.rows, texts.rows, matched.images)
+    return Texts(said, matched.images, matched.method, texts.notes)
 
 
 def _answers(asked: pa.Table, texts: pa.Table, images: Mapping[str, int | None]) -> pa.Table:

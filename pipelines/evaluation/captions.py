@@ -1,7 +1,6 @@
 """Captions held against those of people."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,9 @@ import pyarrow as pa
 from pipelines.corpus import Corpus
 from pipelines.evaluate_jobs import EvaluateConfig, Tokenisation
 from pipelines.evaluation.formats import EvaluationError
-from pipelines.evaluation.matching import (
-    Amiss,
-    Counted,
-    absent,
-    align,
-    check,
-    images_of,
-    match_files,
-    match_items,
-    with_images,
-)
-from pipelines.evaluation.predictions import (
-    PREDICTIONS,
-    captions_in,
-    items_of,
-    read_captions_said,
-)
+from pipelines.evaluation.matched import Texts, match_corpus, with_images
+from pipelines.evaluation.matching import Amiss, Counted, align, check, match_files
+from pipelines.evaluation.predictions import PREDICTIONS, captions_in, read_captions_said
 from pipelines.evaluation.references import References, read_captions
 from pipelines.evaluation.scored import Part, Scored, part_items
 from stages.metrics.captions import caption_scores, tokenized
@@ -35,17 +20,6 @@ from stages.metrics.ngrams import Captions
 from stages.metrics.scores import Resampled
 
 _MAIN = "CIDEr"
-
-
-@dataclass(frozen=True, eq=False)
-class Texts:
-    """Predictions (schema PREDICTIONS, by the keys of the references), the image of each key where it is
-    known, by what they were matched, and what a person should know."""
-
-    said: pa.Table
-    images: dict[str, int | None]
-    method: str
-    notes: tuple[str, ...] = ()
 
 
 def score_captions(config: EvaluateConfig, corpus: Corpus | None) -> Scored:
@@ -110,28 +84,16 @@ def _of_file(location: str, references: References, key: str, corpus: Corpus | N
     if corpus is None:
         return Texts(said, {}, method)
     # For the pictures on the page: references of no image are no fault here.
-    items, wanted = items_of(corpus), references.rows["key"].to_pylist()
-    ids = images_of(items, match_items(items, references.rows, plain=references.plain))
-    return Texts(said, dict(zip(wanted, ids, strict=True)), method)
+    return Texts(said, match_corpus(corpus, references.rows, plain=references.plain).images, method)
 
 
 def _of_corpus(corpus: Corpus, name: str, references: References, key: str, counted: Counted) -> Texts:
-    texts, items = captions_in(corpus, name), items_of(corpus)
-    found = match_items(items, references.rows, key, references.plain)
-    keys: list[str] = references.rows["key"].to_pylist()
-    absent(counted, keys, found)
-    images = dict(zip(keys, images_of(items, found), strict=True))
+    texts, matched = captions_in(corpus, name), match_corpus(corpus, references.rows, key, references.plain)
+    matched.count(counted)
     of_item = dict(zip(texts.rows["image_id"].to_pylist(), texts.rows["text"].to_pylist(), strict=True))
-    there = {one: of_item[item] for one, item in images.items() if item in of_item}
+    there = {one: of_item[item] for one, item in matched.images.items() if item in of_item}
     said = pa.table([pa.array(list(column), pa.string()) for column in (there, there.values())], PREDICTIONS)
-    return Texts(said, images, found.method, (*texts.notes, *beside(len(items), found.matched)))
-
-
-def beside(images: int, matched: int) -> list[str]:
-    """What is said of images that have no references: a corpus may hold more than what is evaluated."""
-    if images == matched:
-        return []
-    return [f"{images - matched:,} of the corpus's {images:,} images have no references, and no part in this"]
+    return Texts(said, matched.images, matched.method, (*texts.notes, *matched.beside))
 
 
 def bare(references: References) -> list[str]:

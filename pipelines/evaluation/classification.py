@@ -11,10 +11,9 @@ import pyarrow as pa
 from pipelines.corpus import Corpus, fingerprint
 from pipelines.encoders import RecordedEncoder
 from pipelines.evaluate_jobs import EvaluateConfig
-from pipelines.evaluation.captions import beside
 from pipelines.evaluation.formats import EvaluationError
-from pipelines.evaluation.matching import Amiss, Counted, Mismatch, absent, check, images_of, match_items
-from pipelines.evaluation.predictions import items_of
+from pipelines.evaluation.matched import match_corpus
+from pipelines.evaluation.matching import Amiss, Counted, Mismatch, check
 from pipelines.evaluation.references import References, read_labels
 from pipelines.evaluation.retrieval import encoder_of
 from pipelines.evaluation.scored import Part, Scored, part_items
@@ -71,11 +70,9 @@ def score_classification(config: EvaluateConfig, corpus: Corpus) -> Scored:
 
 def _labelled(config: EvaluateConfig, corpus: Corpus, references: References) -> _Labelled:
     stored = StoredVectors(corpus, dataset_of(str(config.dataset)))
-    items, counted = items_of(corpus), Counted()
-    found = match_items(items, references.rows, config.key, references.plain)
-    known: list[str] = references.rows["key"].to_pylist()
-    absent(counted, known, found)
-    keys = {item: key for key, item in zip(known, images_of(items, found), strict=True) if item is not None}
+    matched, counted = match_corpus(corpus, references.rows, config.key, references.plain), Counted()
+    matched.count(counted)
+    keys = {item: key for key, item in matched.images.items() if item is not None}
     ids, vectors = stored.present(np.array(list(keys), np.int64))
     there = set(ids.tolist())
     counted.add(Amiss.MISSING, (key for item, key in keys.items() if item not in there))
@@ -83,9 +80,9 @@ def _labelled(config: EvaluateConfig, corpus: Corpus, references: References) ->
         keys=[keys[item] for item in ids.tolist()],
         ids=ids,
         vectors=unit_float32(vectors, stored.dim),
-        mismatch=counted.mismatch(len(ids), len(known)),
-        method=found.method,
-        notes=beside(len(items), found.matched),
+        mismatch=counted.mismatch(len(ids), len(matched.images)),
+        method=matched.method,
+        notes=matched.beside,
     )
 
 

@@ -255,22 +255,10 @@ class _Told:
 
 def absent(counted: Counted, keys: Sequence[str], found: Found) -> None:
     """Counts the references for which there is no image, or more than one."""
-    several = {keys[number] for number in found.ambiguous}
+    several = dict.fromkeys(keys[number] for number in found.ambiguous)
     counted.add(Amiss.AMBIGUOUS, several)
     lost = (one for one, row in zip(keys, found.rows, strict=True) if row < 0 and one not in several)
     counted.add(Amiss.NO_IMAGE, lost)
-
-
-def images_of(items: pa.Table, found: Found) -> list[int | None]:
-    """The image id of each reference, None where it has none."""
-    ids = items["image_id"].to_pylist()
-    return [ids[row] if row >= 0 else None for row in found.rows]
-
-
-def with_images(rows: pa.Table, images: Mapping[str, int | None]) -> pa.Table:
-    """The column `image_id`, of images by the key of their references."""
-    ids = [images.get(key) for key in rows["key"].to_pylist()]
-    return rows.append_column("image_id", pa.array(ids, pa.int64()))
 
 
 def check(mismatch: Mismatch, strict: bool) -> None:

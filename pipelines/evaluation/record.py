@@ -16,12 +16,12 @@ from pipelines.config import as_dict, to_yaml
 from pipelines.corpus import Corpus, CorpusError
 from pipelines.evaluation.facts import EvaluationReport, Past, Score
 from pipelines.evaluation.formats import EvaluationError
-from pipelines.evaluation.taken_down import TABLE
+from pipelines.evaluation.taken_down import ITEMS, SCORES
 from pipelines.redact import redact
 from pipelines.report import render
 from pipelines.tracking import Tracker
 
-SCORES, ITEMS, PAGE = "scores.json", TABLE, "report.html"
+PAGE = "report.html"
 _RUNS = "runs"
 _PAST = 20
 """Earlier runs on the page, at most."""

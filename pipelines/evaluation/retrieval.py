@@ -10,10 +10,10 @@ from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
 from pipelines.encoders import RecordedEncoder
 from pipelines.evaluate_jobs import EvaluateConfig, Gallery
-from pipelines.evaluation.captions import bare, beside
+from pipelines.evaluation.captions import bare
 from pipelines.evaluation.formats import EvaluationError
-from pipelines.evaluation.matching import Amiss, Counted, absent, check, images_of, match_items
-from pipelines.evaluation.predictions import items_of
+from pipelines.evaluation.matched import match_corpus
+from pipelines.evaluation.matching import Amiss, Counted, check
 from pipelines.evaluation.references import References, read_captions
 from pipelines.evaluation.scored import Part, Scored, part_items
 from pipelines.index.layout import current_generation
@@ -76,15 +76,15 @@ def encoder_of(corpus: Corpus, name: str) -> RecordedEncoder:
 def _pairs(
     corpus: Corpus, stored: StoredVectors, references: References, config: EvaluateConfig, counted: Counted
 ) -> tuple[Pairs, str, list[str]]:
-    items = items_of(corpus)
-    found = match_items(items, references.rows, config.key, references.plain)
-    rows = references.rows
-    absent(counted, rows["key"].to_pylist(), found)
-    ids = images_of(items, found)
-    there = set(stored.present(np.array([one for one in ids if one is not None], np.int64))[0].tolist())
+    matched = match_corpus(corpus, references.rows, config.key, references.plain)
+    matched.count(counted)
+    known = [item for item in matched.images.values() if item is not None]
+    there = set(stored.present(np.array(known, np.int64))[0].tolist())
     keys: dict[int, str] = {}
     captions: dict[int, list[str]] = {}
-    for key, texts, item in zip(rows["key"].to_pylist(), rows["reference"].to_pylist(), ids, strict=True):
+    for (key, item), texts in zip(
+        matched.images.items(), references.rows["reference"].to_pylist(), strict=True
+    ):
         if item is None:
             continue
         if item not in there:
@@ -93,8 +93,8 @@ def _pairs(
         keys[item], captions[item] = key, texts
     texts = [text for own in captions.values() for text in own]
     own = np.repeat(np.array(list(captions), np.int64), [len(one) for one in captions.values()])
-    notes = beside(len(items), found.matched) if config.gallery is Gallery.REFERENCES else []
-    return Pairs(texts, own, keys, captions), found.method, notes
+    notes = matched.beside if config.gallery is Gallery.REFERENCES else []
+    return Pairs(texts, own, keys, captions), matched.method, notes
 
 
 def _gallery(corpus: Corpus, name: str, gallery: Gallery, own: Ids) -> Iterator[Batch]:

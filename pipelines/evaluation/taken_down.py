@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from pipelines.corpus import Corpus
 
-TABLE, SCORES = "per_item.parquet", "scores.json"
+ITEMS, SCORES = "per_item.parquet", "scores.json"
+"""The files of a run that say something of images."""
 
 
 def drop_items(corpus: Corpus, ids: Collection[int], texts: Collection[str]) -> int:
@@ -25,7 +26,7 @@ def drop_items(corpus: Corpus, ids: Collection[int], texts: Collection[str]) -> 
     ]
     for path in (path for name, path in files if name == SCORES):
         _unname(corpus, path, {*texts, *map(str, ids), *(text.rpartition("/")[2] for text in texts)})
-    return sum(_drop(corpus, path, ids, texts) for name, path in files if name == TABLE)
+    return sum(_drop(corpus, path, ids, texts) for name, path in files if name == ITEMS)
 
 
 def _unname(corpus: Corpus, path: str, names: Collection[str]) -> None:
