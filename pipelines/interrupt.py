@@ -59,13 +59,14 @@ class _Interruption:
 
     def __init__(self, last_words: str) -> None:
         self._arrived = threading.Event()
+        self._main = threading.get_ident()
         self._raised = False
         self._last_words = last_words
         self._said = False
 
     def has_arrived(self) -> bool:
         """Whether a signal came; Ray, while it starts, has a handler of its own that ends the process."""
-        return self._arrived.wait(0.05)
+        return self._raised or self._arrived.wait(0.05)
 
     def say(self) -> None:
         if not self._said:
@@ -83,18 +84,24 @@ class _Interruption:
         while number := os.read(signals, 1):
             if number[0] in _SIGNALS:
                 self._arrived.set()
-                self._end(signals)
+                self._end(signals, number[0])
 
-    def _end(self, signals: int) -> None:
+    def _end(self, signals: int, first: int) -> None:
         deadline = time.monotonic() + GRACE_S
         # What lies in the pipe after this pause is the same signal, however late this thread comes to read.
         time.sleep(_SAME_SIGNAL_S)
         while _readable(signals, 0.0) and os.read(signals, 1):
             pass
+        woken = not self._raised
+        if woken:
+            # A signal that comes right before the main thread waits for a lock, or that another thread gets,
+            # does not wake it.
+            signal.pthread_kill(self._main, first)
         while (left := deadline - time.monotonic()) > 0 and _readable(signals, left):
             number = os.read(signals, 1)
-            if not number or number[0] in _SIGNALS:
+            if not number or (number[0] in _SIGNALS and not woken):
                 break
+            woken = woken and number[0] not in _SIGNALS
         if sys.stdout.isatty():
             os.write(1, _SHOW_CURSOR)
         self.say()

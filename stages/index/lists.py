@@ -185,7 +185,7 @@ class Lists:
         found, wanted = os.fstat(self._file).st_size, int(self.lengths.sum())
         if found != wanted:
             raise IndexDamaged(f"{path} is damaged: it has {found} bytes, its directory says {wanted}")
-        self.invlists = _mapped(path, directory, code_size)
+        self.invlists = _mapped(self._file, directory, code_size)
 
     def check(self, list_numbers: npt.NDArray[np.int64]) -> None:
         """Reads those of the lists that were not read before. Raises: IndexDamaged, naming file and list."""
@@ -257,11 +257,12 @@ class Lists:
                 yield np.frombuffer(b"".join(self.read_run(first, last)[1::2]), np.int64)
 
 
-def _mapped(path: Path, directory: Directory, code_size: int) -> Any:
+def _mapped(file: int, directory: Directory, code_size: int) -> Any:
     faiss, nlist = import_faiss(), len(directory.sizes)
     if not directory.rows:
         return faiss.ArrayInvertedLists(nlist, code_size)  # no file of 0 bytes can be mapped
-    lists = faiss.OnDiskInvertedLists(nlist, code_size, str(path))
+    # By the descriptor: its name may be gone by now, where the index was merged meanwhile.
+    lists = faiss.OnDiskInvertedLists(nlist, code_size, f"/dev/fd/{file}")
     lists.read_only = True
     # Of the 32 threads that faiss would start to read ahead none is wanted: lists are read by check.
     lists.prefetch_nthread = 0

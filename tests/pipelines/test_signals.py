@@ -209,18 +209,21 @@ def test_night_on_ray_killed_leaves_nobody_computing_and_completes(start: Start)
 def test_second_night_beside_a_running_one_is_refused_and_the_first_completes(
     start: Start, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = start("cluster=local", "tracking=off")
+    few = ("cluster=local", "tracking=off", f"source.path={photos / 'drawn'}")
+    first = start(*few)
     first.wait_until(_locked)
-    words = ["nightly", f"source.path={photos}", f"corpus={tmp_path / 'corpus'}", "captioner=none"]
-    assert cli.main([*words, "cluster=local", "tracking=off"]) == 1
+    first.process.suspend()  # it is not to end before the second is there
+    words = ["nightly", f"corpus={tmp_path / 'corpus'}", "captioner=none"]
+    assert cli.main([*words, *few]) == 1
     assert f"{first.process.pid} " in capsys.readouterr().err
+    first.process.resume()
     assert first.process.wait(DEADLINE_S) == 0, first.said
 
 
 # A process that does not end by itself: `busy` is where its main thread is, `after` how it clears up.
 
 JOB = """
-import hashlib, subprocess, threading
+import hashlib, signal, subprocess, threading
 from pipelines.interrupt import interruptible
 quiet = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
 children = [subprocess.Popen(["sleep", "600"], start_new_session=own, **quiet) for own in (False, True)]
@@ -289,6 +292,14 @@ def test_one_signal_that_arrives_twice_lets_the_process_clear_up(start_job: Star
     for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
         process.send_signal(number)
     assert process.wait(PROMISED_S) == -signal.SIGINT  # as a KeyboardInterrupt that nobody caught
+    assert process.stdout is not None
+    assert process.stdout.read() == "cleared up\n"
+
+
+def test_signal_that_does_not_wake_the_main_thread_lets_it_clear_up(start_job: StartJob) -> None:
+    taken = "threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()"
+    process, _ = start_job(f"{taken}; {FOR_EVER}", "print('cleared up')")
+    assert process.wait(PROMISED_S) == -signal.SIGINT
     assert process.stdout is not None
     assert process.stdout.read() == "cleared up\n"
 

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,28 @@ ODD = make_template(CORPUS, "PCA5,IVF16,SQ8")
 @pytest.fixture(params=[lists_module.RUN_BYTES, 400], ids=["in one run", "in many"])
 def _run_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists_module, "RUN_BYTES", request.param)
+
+
+@dataclass(frozen=True, eq=False)
+class Removing(Directory):
+    """`rows` is asked for between the opening of the file and its mapping."""
+
+    path: Path
+
+    @property
+    def rows(self) -> int:
+        self.path.unlink(missing_ok=True)
+        return super().rows
+
+
+def test_lists_of_a_file_that_is_removed_while_it_is_opened_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lists.bin"
+    written = write_part(path, TEMPLATE, CORPUS.ids, CORPUS.vectors)
+
+    part = Lists(path, Removing(written.directory.sizes, written.directory.checks, path), TEMPLATE.code_size)
+
+    assert not path.exists()
+    assert sorted(np.concatenate(list(part.ids()))) == CORPUS.ids.tolist()
 
 
 @pytest.mark.usefixtures("_run_bytes")
