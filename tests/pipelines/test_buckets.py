@@ -184,6 +184,7 @@ def test_forget_in_a_bucket_leaves_no_byte_of_it_after_compaction(
     assert [name for name, data in files.items() if forgotten["uri"].encode() in data] == []
 
 
+@pytest.mark.slow
 def test_verify_repair_in_a_bucket_sets_damage_aside_and_the_next_night_makes_it_again(
     after_a_night: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +200,7 @@ def test_verify_repair_in_a_bucket_sets_damage_aside_and_the_next_night_makes_it
     assert {**values(corpus), "index": None} == {**before, "index": None}
 
 
+@pytest.mark.slow
 def test_nightly_that_overwrites_and_retries_in_a_bucket_keeps_all_else(after_a_night: Places) -> None:
     before = values(after_a_night.corpus)
     after_a_night.night("overwrite=[captions/pocket]", "retry=[truncated]", "max_reject_ratio=1")

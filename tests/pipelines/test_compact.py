@@ -259,7 +259,7 @@ def _killed_corpora(template: Path, folder: Path, every: int) -> Iterator[Path]:
         step += every
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [26, pytest.param(1, marks=pytest.mark.slow)])
 def test_compact_killed_at_any_step_loses_nothing_and_is_finished_by_the_next(
     tmp_path: Path, every: int
 ) -> None:

@@ -73,7 +73,7 @@ def test_decoding_in_its_process_loads_neither_models_nor_hydra(photos: Path, tm
     assert not modules & {"torch", "transformers", "hydra", "omegaconf", "ray", "mlflow"}
 
 
-@pytest.mark.parametrize("cluster", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_nightly_over_deadly_images_makes_them_rows_and_changes_no_other(
     cluster: str, photos: Path, sound: Corpus, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

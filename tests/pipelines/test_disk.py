@@ -191,6 +191,7 @@ def test_file_over_the_limit_of_sizes_is_named_and_keeps_the_old_one(tmp_path: P
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_full_disk_met_by_a_worker_of_ray_ends_the_night_with_the_same_error(
     undisturbed: Undisturbed, tmp_path: Path, said: Said, ray_cluster: None
 ) -> None:

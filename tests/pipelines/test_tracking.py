@@ -266,7 +266,10 @@ def refusing_server() -> str:
     return f"http://me:{SECRET}@127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize("server", ["broken_server", "silent_server", "refusing_server"])
+@pytest.mark.parametrize(
+    "server",
+    ["broken_server", "refusing_server", pytest.param("silent_server", marks=pytest.mark.slow)],
+)
 def test_server_out_of_order_job_completes_and_fails_once(
     server: str, tmp_path: Path, failures: list[str], request: pytest.FixtureRequest
 ) -> None:

@@ -176,7 +176,7 @@ def test_fetch_from_files_of_other_writers_gives_their_vectors(
     np.testing.assert_array_equal(found, stored.of(stored.ids))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_fetch_from_a_damaged_file_raises_or_gives_what_was_written(tmp_path: Path, seed: int) -> None:
     stored = make(tmp_path, 20, shards=1, rows=16)
     file = tmp_path / NAME / shard_file(0)
