@@ -34,17 +34,19 @@ def corpus(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def references(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two texts about each of all pictures but the last four."""
-    rows = [
+    """Of all pictures but the last four."""
+    return write_json(tmp_path_factory.mktemp("files") / "references.json", _two_texts(drawn)[:-4])
+
+
+def _two_texts(drawn: Drawn) -> list[dict[str, Any]]:
+    return [
         {
             "image_id": number,
             "file_name": drawn.files[number],
-            "captions": [language.detail(scene), *more[:1]],
+            "captions": [language.detail(scene), *language.captions(scene)[:1]],
         }
-        for number, scene in list(drawn.scenes.items())[:-4]
-        for more in [language.captions(scene)]
+        for number, scene in drawn.scenes.items()
     ]
-    return write_json(tmp_path_factory.mktemp("files") / "references.json", rows)
 
 
 def _evaluate(*words: object) -> int:
@@ -86,6 +88,32 @@ def test_evaluate_retrieval_gives_the_recall_of_searches(
     assert found["settings"]["gallery"] == f"{COUNT} images"
     page = (_last(corpus) / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 24
+
+
+@pytest.mark.slow
+def test_evaluate_retrieval_tells_what_the_index_loses(tmp_path: Path) -> None:
+    drawn, corpus = draw(tmp_path / "photos", 160, seed=9), tmp_path / "corpus"
+    references = write_json(tmp_path / "references.json", _two_texts(drawn))
+    # One list of four is looked at.
+    lossy = ("factory=IVF4,Flat", "flat_below=0", "nprobe=1", "k_factor=1", "train_points_per_list=39")
+    night = (f"source.path={drawn.folder}", f"corpus={corpus}", "captioner=none", "cluster=local")
+    assert cli.main(("nightly", *night, "tracking=off", *(f"index.{one}" for one in lossy))) == 0
+    assert (
+        _evaluate("task=retrieval", f"corpus={corpus}", "embeddings=pocket", f"references={references}") == 0
+    )
+    values, searcher = _values(corpus), Searcher(Corpus(str(corpus)), "pocket")
+    rows = pq.read_table(_last(corpus) / "per_item.parquet").to_pylist()
+    hits = [
+        (row["image_id"], [hit.image_id for hit in searcher.text(row["question"], 10)])
+        for row in rows
+        if row["part"] == "texts"
+    ]
+    for at in (1, 5, 10):
+        found = np.mean([own in ids[:at] for own, ids in hits])
+        assert values[f"text-to-image recall@{at} through the index"] == pytest.approx(found)
+        lost = values[f"text-to-image recall@{at}"] - found
+        assert values[f"lost by the index @{at}"] == pytest.approx(lost)
+        assert lost > 0
 
 
 def test_evaluate_retrieval_among_pictures_with_references_is_easier(corpus: Path, references: Path) -> None:
