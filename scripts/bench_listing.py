@@ -105,8 +105,10 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _rows(root: Path, counts: list[int]) -> Iterator[list[str]]:
+def _rows(root: Path, counts: list[int], kinds: list[Kind]) -> Iterator[list[str]]:
     for name, (kind, write) in SOURCES.items():
+        if kind not in kinds:
+            continue
         small = _made(root / "small", write, 1)
         for count in counts:
             found = measured(kind, _made(root / "source", write, count), small)
@@ -132,9 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--entries", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--kinds", type=Kind, nargs="+", default=list(Kind), choices=list(Kind))
     asked = parser.parse_args()
     table = Table("source", "entries", "s", "CPU s", "entries per CPU s", "MB at the peak")
-    for row in _rows(asked.folder, asked.entries):
+    for row in _rows(asked.folder, asked.entries, asked.kinds):
         print(*row, sep="\t", flush=True)
         table.add_row(*row)
     Console().print(table)

@@ -66,26 +66,27 @@ def rank(texts: Float32, own: Ids, images: Float32, batches: Iterable[Batch]) ->
     for ids, vectors in batches:
         for start in range(0, len(ids), step):
             unit = unit_float32(vectors[start : start + step], texts.shape[1], start)
-            _add(state, texts @ unit.T, ids[start : start + step], own)
+            _add(state, unit @ texts.T, ids[start : start + step], own)
     found = [np.concatenate(parts) for parts in zip(*state.images, strict=True)]
     return Ranked(state.nearer + 1, state.nearest, found[0], found[1], found[2], state.gallery)
 
 
 def _add(state: _State, similar: Float32, ids: Ids, own: Ids) -> None:
-    """similar: float32 [t, n] of a block of images; it is written to."""
-    top = similar.argmax(axis=1)
-    best = np.take_along_axis(similar, top[:, None], 1)[:, 0]
-    better = best > state.best
-    state.best[better], state.nearest[better] = best[better], ids[top[better]]
-    texts, columns = _pairs(ids, own)
+    """similar: float32 [n, t] of a block of images; it is written to."""
+    best = similar.max(axis=0)
+    better = np.flatnonzero(best > state.best)
+    # Only where it pays: along the first axis numpy's argmax takes twenty times as long as its max.
+    state.nearest[better] = ids[similar[:, better].argmax(axis=0)]
+    state.best[better] = best[better]
+    texts, rows = _pairs(ids, own)
     first = np.full(len(ids), -np.inf, np.float32)
-    np.maximum.at(first, columns, state.own[texts])
-    nearest = similar.argmax(axis=0)
-    similar[texts, columns] = -np.inf
-    ahead = np.count_nonzero(similar > first - _SLACK, axis=0)
+    np.maximum.at(first, rows, state.own[texts])
+    nearest = similar.argmax(axis=1)
+    similar[rows, texts] = -np.inf
+    ahead = np.count_nonzero(similar > first[:, None] - _SLACK, axis=1)
     asked = np.isfinite(first)
     state.images.append((ids[asked], 1 + ahead[asked], nearest[asked]))
-    state.nearer += np.count_nonzero(similar > state.own[:, None] - _SLACK, axis=1)
+    state.nearer += np.count_nonzero(similar > state.own - _SLACK, axis=0)
     state.gallery += len(ids)
 
 
