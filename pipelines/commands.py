@@ -215,7 +215,7 @@ def _export(config: ExportConfig, screen: Console) -> int:
     screen.print(terminal.exported(done.files, done.written, done.left_out, done.without_caption))
     _print_notes(screen, done.notes)
     screen.print(Text(legible(f"{done.format}: {done.to}")), soft_wrap=True)
-    return 0
+    return OVER_LIMIT if done.over_rejects else 0
 
 
 def _show(screen: Console, form: Format, plain: Any, table: Any) -> None:

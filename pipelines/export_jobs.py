@@ -57,6 +57,7 @@ class ExportConfig:
     image_id_key: str | None = None
     rejects: bool = False
     compress: bool = False
+    max_reject_ratio: float = 0.2
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class ExportConfig:
             parse_where(self.where)
         if self.rows_per_file is not None and not 1 <= self.rows_per_file <= 10**9:
             raise ValueError(f"rows_per_file must be from 1 to 1,000,000,000, got {self.rows_per_file}")
+        if not 0 <= self.max_reject_ratio <= 1:
+            raise ValueError(f"max_reject_ratio must be from 0 to 1, got {self.max_reject_ratio}")
         for key, formats in _ONLY.items():
             if getattr(self, key) and self.format not in formats:
                 named = ", ".join(one.value for one in formats)

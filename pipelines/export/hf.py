@@ -88,7 +88,7 @@ def _tables(
     for chunk, fetched in read:
         for status in fetched["status"].to_pylist():
             if status != Status.OK:
-                tally.left_out[f"source: {status}"] += 1
+                tally.add_unread(status)
         good = pc.equal(fetched["status"], Status.OK.value)
         rows, data = chunk.rows.filter(good), fetched["bytes"].filter(good)
         tally.written += len(rows)

@@ -23,7 +23,10 @@ from stages.sources.config import SourceConfig, SourceRun
 
 @dataclass(frozen=True)
 class Exported:
-    """`left_out` and `without_caption`: items by reason, of which the latter were written all the same."""
+    """`left_out` and `without_caption`: items by reason, of which the latter were written all the same.
+
+    `over_rejects`: whether the source lacked more of the images than `max_reject_ratio`.
+    """
 
     to: str
     format: str
@@ -32,6 +35,7 @@ class Exported:
     left_out: dict[str, int]
     without_caption: dict[str, int]
     notes: tuple[str, ...]
+    over_rejects: bool
 
 
 def export(config: ExportConfig, told: Told = lambda done, shards, items: None) -> Exported:
@@ -52,11 +56,31 @@ def export(config: ExportConfig, told: Told = lambda done, shards, items: None) 
     target.end()
     if missed := len(np.setdiff1d(tombstones(corpus), chosen.gone)):
         job.notes.append(f"{missed:,} items went while this ran: to leave them out, run it again")
+    over = _check_unread(job)
     left_out = {reason: count for reason, count in sorted(job.tally.left_out.items()) if count}
     without = dict(sorted(job.tally.without_caption.items())) if names.captions else {}
     return Exported(
-        config.to, config.format.value, job.files, job.tally.written, left_out, without, tuple(job.notes)
+        to=config.to,
+        format=config.format.value,
+        files=job.files,
+        written=job.tally.written,
+        left_out=left_out,
+        without_caption=without,
+        notes=tuple(job.notes),
+        over_rejects=over,
     )
+
+
+def _check_unread(job: Job) -> bool:
+    unread, limit = job.tally.unread, job.config.max_reject_ratio
+    wanted = job.tally.written + unread
+    if unread <= limit * wanted:
+        return False
+    job.notes.append(
+        f"of {wanted:,} images, the source has {unread:,} no more or not as they were: more than "
+        f"max_reject_ratio {limit:g}; once it has them, overwrite=true writes them all"
+    )
+    return True
 
 
 def _write(job: Job, source: tuple[SourceConfig, SourceRun] | None) -> None:

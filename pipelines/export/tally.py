@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NO_CAPTION = "not captioned yet"
+_SOURCE = "source: "
 
 
 @dataclass
@@ -14,6 +15,14 @@ class Tally:
     written: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     without_caption: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def unread(self) -> int:
+        """Items that are good in the corpus, and whose bytes the source did not give now."""
+        return sum(count for reason, count in self.left_out.items() if reason.startswith(_SOURCE))
+
+    def add_unread(self, status: str) -> None:
+        self.left_out[f"{_SOURCE}{status}"] += 1
 
     def add(self, other: "Tally") -> None:
         self.written += other.written

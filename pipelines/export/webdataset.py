@@ -58,7 +58,7 @@ class _Writer:
             for key, sample, row in self._samples(number, chunks):
                 rows.append(row)
                 if sample is None:
-                    tally.left_out[f"source: {row.pop('reason')}"] += 1
+                    tally.add_unread(row.pop("reason"))
                     continue
                 tally.written += 1
                 _add(stream, key, sample)

@@ -87,6 +87,19 @@ def test_export_webdataset_leaves_out_what_the_source_has_no_more(
     assert "source: changed" in told
 
 
+@pytest.mark.parametrize(("limit", "code"), [([], 3), (["max_reject_ratio=1"], 0)])
+@pytest.mark.parametrize("form", ["webdataset", "hf"])
+def test_export_whose_source_lacks_most_images_ends_with_code_3(
+    made: Made, tmp_path: Path, form: str, limit: list[str], code: int
+) -> None:
+    own = copied(made, tmp_path)
+    for row in list(own.good.values())[4:]:
+        (own.photos / row["uri"]).unlink()
+    words = (f"corpus={own.corpus.location}", f"to={tmp_path / 'out'}", f"format={form}", *limit)
+    assert cli.main(("export", *words)) == code
+    assert any((tmp_path / "out").iterdir())
+
+
 def test_export_webdataset_of_a_moved_source_reads_it_from_where_it_is_said_to_be(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
