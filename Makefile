@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 
 DEMO_PICTURES ?= 2000
 
-.PHONY: demo test test-slow check format bench bench-index clean help
+.PHONY: demo test test-slow check format bench bench-index bench-sources bench-metrics clean help
 
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,14 @@ bench: $(INSTALLED)  ## the table of ratios in the README
 
 bench-index: $(INSTALLED)  ## the tables of the index in the README, of 1 and 10 million vectors
 	$(BIN)/python -m scripts.bench_index bench/index
+
+bench-sources: $(INSTALLED)  ## listing a million entries, buckets and URLs that are 50 ms away
+	$(BIN)/python -m scripts.bench_listing bench/sources
+	$(BIN)/python -m scripts.bench_remote
+	$(BIN)/python -m scripts.bench_http
+
+bench-metrics: $(INSTALLED)  ## scoring 40,000 captions and 200,000 answers, and ranking
+	$(BIN)/python -m scripts.bench_metrics
 
 clean:               ## removes the demo, and what tools left
 	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache

@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--backend", type=Backend, default=Backend.LOCAL)
     parser.add_argument("--images", type=int, default=5120)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
-    parser.add_argument("--work", type=float, default=8.0, help="seconds of the stage behind, for each shard")
+    parser.add_argument("--work", type=float, default=5.0, help="seconds of the stage behind, for each shard")
     parser.add_argument("--threads", type=int, default=SourceRun().threads)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
