@@ -33,7 +33,7 @@ def score_answers(config: EvaluateConfig, corpus: Corpus | None) -> Scored:
     check(mismatch, config.strict)
     part, settings = _scored(with_images(rows, texts.images), questions.form, config)
     facts = {"references": f"{config.annotations} ({questions.form})", "matched by": texts.method}
-    return Scored((part,), of, mismatch, settings, facts, (*_bare(questions), *texts.notes))
+    return Scored((part,), of, mismatch, settings, facts, (*questions.notes, *texts.notes))
 
 
 def _scored(rows: pa.Table, form: str, config: EvaluateConfig) -> tuple[Part, dict[str, str]]:
@@ -99,12 +99,6 @@ def _answers(asked: pa.Table, texts: pa.Table, images: Mapping[str, int | None])
 def pictures_of(questions: pa.Table) -> pa.Table:
     """The pictures that are asked about, each once: the column `key`."""
     return pa.table({"key": questions["key"].unique()})
-
-
-def _bare(questions: Questions) -> list[str]:
-    if not questions.bare:
-        return []
-    return [f"{questions.bare:,} of the questions have no answers of people, and no part in this"]
 
 
 def _metric(config: EvaluateConfig, form: str, references: Sequence[Sequence[str]]) -> Metric:

@@ -1,9 +1,7 @@
 """Captions held against those of people."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.corpus import Corpus
@@ -14,9 +12,8 @@ from pipelines.evaluation.matching import Amiss, Counted, align, check, match_fi
 from pipelines.evaluation.predictions import PREDICTIONS, captions_in, read_captions_said
 from pipelines.evaluation.references import References, read_captions
 from pipelines.evaluation.scored import Part, Scored, part_items
-from stages.metrics.captions import caption_scores, tokenized
+from stages.metrics.captions import already_tokenized, caption_scores, tokenized
 from stages.metrics.meteor import MeteorMissing, find_jar, meteor
-from stages.metrics.ngrams import Captions
 from stages.metrics.scores import Resampled
 
 _MAIN = "CIDEr"
@@ -46,7 +43,7 @@ def score_captions(config: EvaluateConfig, corpus: Corpus | None) -> Scored:
         mismatch=mismatch,
         settings={"tokenisation": (config.tokenisation or Tokenisation.PTB).value},
         facts={"references": f"{config.references} ({form})", "matched by": texts.method},
-        notes=(*bare(references), *texts.notes, *without),
+        notes=(*references.notes, *texts.notes, *without),
     )
 
 
@@ -55,9 +52,8 @@ def _metrics(items: pa.Table, config: EvaluateConfig) -> tuple[list[Resampled], 
 
     Raises: EvaluationError where METEOR was asked for and cannot be run.
     """
-    captions = caption_texts(
-        items["prediction"].to_pylist(), items["references"].to_pylist(), config.tokenisation
-    )
+    made = already_tokenized if config.tokenisation is Tokenisation.NONE else tokenized
+    captions = made(items["prediction"].to_pylist(), items["references"].to_pylist())
     scores: list[Resampled] = [*caption_scores(captions)]
     try:
         return [*scores, meteor(captions, find_jar(Path(config.meteor) if config.meteor else None))], []
@@ -65,16 +61,6 @@ def _metrics(items: pa.Table, config: EvaluateConfig) -> tuple[list[Resampled], 
         if config.meteor is not None:
             raise EvaluationError(f"meteor: {error}") from error
         return scores, [f"METEOR was not scored: {error}"]
-
-
-def caption_texts(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], tokenisation: Tokenisation | None
-) -> Captions:
-    """What metrics are taken of."""
-    if tokenisation is not Tokenisation.NONE:
-        return tokenized(predictions, references)
-    item = np.repeat(np.arange(len(references)), [len(texts) for texts in references])
-    return Captions(predictions, [text for texts in references for text in texts], item)
 
 
 def _of_file(location: str, references: References, key: str, corpus: Corpus | None) -> Texts:
@@ -94,9 +80,3 @@ def _of_corpus(corpus: Corpus, name: str, references: References, key: str, coun
     there = {one: of_item[item] for one, item in matched.images.items() if item in of_item}
     said = pa.table([pa.array(list(column), pa.string()) for column in (there, there.values())], PREDICTIONS)
     return Texts(said, matched.images, matched.method, (*texts.notes, *matched.beside))
-
-
-def bare(references: References) -> list[str]:
-    if not references.bare:
-        return []
-    return [f"{references.bare:,} images of {references.form} have no caption, and no part in this"]

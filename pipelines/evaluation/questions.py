@@ -60,6 +60,12 @@ class Questions:
         """Whether ids are whatever the writer of the file took for ids."""
         return self.form == "rows"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.bare:
+            return ()
+        return (f"{self.bare:,} of the questions have no answers of people, and no part in this",)
+
 
 def read_questions(annotations: str | None, questions: str | None = None) -> Questions:
     """Annotations, with the texts of the questions where those are in a file of their own.

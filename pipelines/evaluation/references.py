@@ -65,6 +65,12 @@ class References:
         """Whether ids are whatever the writer of the file took for ids."""
         return self.form in ("rows", "object")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self.bare:
+            return ()
+        return (f"{self.bare:,} images of {self.form} have no caption, and no part in this",)
+
 
 def read_captions(location: str, split: str | None = None) -> References:
     """References of schema CAPTION_REFERENCES, each image once, in the order of the file.

@@ -10,7 +10,6 @@ from pipelines.changes import tombstones
 from pipelines.corpus import Corpus
 from pipelines.encoders import RecordedEncoder
 from pipelines.evaluate_jobs import EvaluateConfig, Gallery
-from pipelines.evaluation.captions import bare
 from pipelines.evaluation.formats import EvaluationError
 from pipelines.evaluation.matched import match_corpus
 from pipelines.evaluation.matching import Amiss, Counted, check
@@ -57,7 +56,7 @@ def score_retrieval(config: EvaluateConfig, corpus: Corpus) -> Scored:
         mismatch=mismatch,
         settings={"gallery": f"{ranked.gallery:,} images"},
         facts={"references": f"{config.references} ({references.form})", "matched by": method},
-        notes=(*bare(references), *notes, *why),
+        notes=(*references.notes, *notes, *why),
     )
 
 

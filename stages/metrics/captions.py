@@ -17,13 +17,16 @@ def tokenized(predictions: Sequence[str], references: Sequence[Sequence[str]]) -
 
     Raises: ValueError where an item has no reference, or there are not equally many.
     """
+    texts = [[" ".join(tokens(text)) for text in own] for own in references]
+    return already_tokenized([" ".join(tokens(text)) for text in predictions], texts)
+
+
+def already_tokenized(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Captions:
+    """As `tokenized`, of texts that are tokens with single spaces between them. Raises: ValueError."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for the references of {len(references)} items")
-    return Captions(
-        [" ".join(tokens(text)) for text in predictions],
-        [" ".join(tokens(text)) for texts in references for text in texts],
-        np.repeat(np.arange(len(references)), [len(texts) for texts in references]),
-    )
+    item = np.repeat(np.arange(len(references)), [len(texts) for texts in references])
+    return Captions(predictions, [text for texts in references for text in texts], item)
 
 
 def caption_scores(captions: Captions) -> list[Scores]:
